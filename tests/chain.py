@@ -1,0 +1,215 @@
+"""The exact-chain target: a model whose next token, and whose every draft, is known in advance.
+
+A Qwen2 whose layers add nothing: the final hidden state is the embedding of the current token, so
+the next token is a fixed function f of it, a single random cycle through the vocabulary. A head
+that maps token x to f applied 1 + k(i + 1) times predicts perfectly, *if* it reads the row of the
+right position. Some heads' entries are made wrong on purpose, so that acceptance varies. The
+simulator below then knows every counter; a stale, mixed or shifted hidden state changes them,
+though the output stays right.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+HIDDEN = 128
+VOCAB = 509  # prime, so that no tensor-parallel size divides it
+
+
+@dataclass(frozen=True)
+class Chain:
+    """f as a list, and for each head its (partly wrong) map from row token to predicted token."""
+
+    stride: int
+    successor: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+
+    def walk(self, start: int, steps: int) -> list[int]:
+        """`start` and the `steps` tokens after it."""
+        tokens = [start]
+        for _ in range(steps):
+            tokens.append(self.successor[tokens[-1]])
+        return tokens
+
+
+def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) -> Chain:
+    """A random cycle, and heads of which a fraction `wrong` of the entries are permuted."""
+    rng = random.Random(seed)
+    order = list(range(VOCAB))
+    rng.shuffle(order)
+    successor = [0] * VOCAB
+    for here, there in zip(order, order[1:] + order[:1], strict=True):
+        successor[here] = there
+    heads = []
+    for head in range(n_heads):
+        exact = []
+        for token in range(VOCAB):
+            for _ in range(1 + stride * (head + 1)):
+                token = successor[token]
+            exact.append(token)
+        spoilt = rng.sample(range(VOCAB), int(wrong * VOCAB))
+        values = [exact[i] for i in spoilt]
+        for i, value in zip(spoilt, values[1:] + values[:1], strict=True):
+            exact[i] = value
+        heads.append(tuple(exact))
+    return Chain(stride, tuple(successor), tuple(heads))
+
+
+def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
+    """Write the chain as a checkpoint; layout is "stage1", "plain" or "heads" (heads only)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(7)
+    embed = torch.nn.functional.normalize(torch.randn(VOCAB, HIDDEN, generator=generator), dim=-1)
+    tensors: dict[str, torch.Tensor] = {}
+    if layout != "heads":
+        tensors |= {
+            "model.embed_tokens.weight": embed,
+            "model.norm.weight": torch.ones(HIDDEN),
+            "lm_head.weight": _rows(embed, chain.successor),
+        }
+        shapes = {
+            "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
+            "self_attn.q_proj.bias": (HIDDEN,),
+            "self_attn.k_proj.weight": (HIDDEN, HIDDEN),
+            "self_attn.k_proj.bias": (HIDDEN,),
+            "self_attn.v_proj.weight": (HIDDEN, HIDDEN),
+            "self_attn.v_proj.bias": (HIDDEN,),
+            "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
+            "mlp.gate_proj.weight": (HIDDEN, HIDDEN),
+            "mlp.up_proj.weight": (HIDDEN, HIDDEN),
+            "mlp.down_proj.weight": (HIDDEN, HIDDEN),
+        }
+        for layer in range(2):
+            for name, shape in shapes.items():
+                tensors[f"model.layers.{layer}.{name}"] = torch.zeros(shape)
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(HIDDEN)
+    if layout != "plain":
+        for i, head in enumerate(chain.heads):
+            prefix = f"heads.heads.{i}"
+            tensors[f"{prefix}.resblock.0.l_proj.weight"] = torch.zeros(HIDDEN, HIDDEN)
+            tensors[f"{prefix}.resblock.0.l_proj.bias"] = torch.zeros(HIDDEN)
+            tensors[f"{prefix}.lm_head.weight"] = _rows(embed, head)
+    config = {
+        "architectures": ["Qwen2ForCausalLM" if layout == "plain" else "LMTPModel"],
+        "model_type": "qwen2",
+        "hidden_size": HIDDEN,
+        "vocab_size": VOCAB,
+    }
+    if layout != "heads":
+        config |= {
+            "intermediate_size": HIDDEN,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 1024,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+    if layout != "plain":
+        config |= {
+            "n_head": len(chain.heads),
+            "head_num_layers": 1,
+            "head_type": "lmtp",
+            "skip_token": chain.stride,
+        }
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def _rows(embed: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
+    """The matrix whose row mapping[x] is embed[x], so that reading embed[x] votes for mapping[x]."""
+    matrix = torch.empty_like(embed)
+    matrix[torch.tensor(mapping)] = embed
+    return matrix
+
+
+@dataclass
+class Counters:
+    """What vLLM and this package count, as the simulator expects it."""
+
+    num_drafts: int = 0
+    drafted_per_pos: list[int] = field(default_factory=list)
+    accepted_per_pos: list[int] = field(default_factory=list)
+    cold: int = 0
+
+    @classmethod
+    def zero(cls, places: int) -> Counters:
+        return cls(0, [0] * places, [0] * places, 0)
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(
+            self.num_drafts + other.num_drafts,
+            [a + b for a, b in zip(self.drafted_per_pos, other.drafted_per_pos, strict=True)],
+            [a + b for a, b in zip(self.accepted_per_pos, other.accepted_per_pos, strict=True)],
+            self.cold + other.cold,
+        )
+
+
+def simulate(
+    chain: Chain,
+    prompt: list[int],
+    max_tokens: int,
+    num_drafts: int,
+    *,
+    max_model_len: int = 1024,
+    cached: int = 0,
+    padded: bool = False,
+    stop_token: int | None = None,
+) -> tuple[list[int], Counters]:
+    """Output tokens and counters of one request served greedily.
+
+    cached: prompt tokens that come from the prefix cache. padded: whether vLLM pads the request's
+    first step with placeholder drafts, as it does when one token is left to compute.
+    """
+    counters = Counters.zero(num_drafts)
+    if padded:
+        counters.num_drafts += 1
+        counters.drafted_per_pos = [n + 1 for n in counters.drafted_per_pos]
+        counters.cold += 1
+    tokens = list(prompt)
+    output: list[int] = []
+
+    def emit(count: int) -> bool:
+        """Append `count` true tokens, up to the end of the request; True when it ended."""
+        for _ in range(count):
+            token = chain.successor[tokens[-1]]
+            tokens.append(token)
+            output.append(token)
+            if len(output) >= max_tokens or len(tokens) >= max_model_len or token == stop_token:
+                return True
+        return False
+
+    ended = emit(1)
+    while not ended:
+        last = len(tokens) - 2  # the newest token's own position is not computed yet
+        known = last + 1 - cached
+        wanted = min(num_drafts, max_model_len - 1 - (last + 1) - 1)
+        truth = chain.walk(tokens[-1], num_drafts)[1:]
+        accepted = 0
+        for place in range(wanted):
+            head, inner = divmod(place, chain.stride)
+            lag = min(chain.stride - 1 - inner, known - 1)
+            if chain.heads[head][tokens[last - lag]] != truth[place]:
+                break
+            accepted += 1
+        if wanted > 0:
+            counters.num_drafts += 1
+            counters.cold += known < chain.stride
+            for place in range(wanted):
+                counters.drafted_per_pos[place] += 1
+            for place in range(accepted):
+                counters.accepted_per_pos[place] += 1
+        ended = emit(accepted + 1)
+    return output, counters

@@ -1,0 +1,142 @@
+"""The test process's side of `host.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.chain import Counters
+from tests.engine.host import MARK
+
+ROOT = Path(__file__).parents[2]
+INTERPRETER = ROOT / "tests" / "engine" / "interpreter"
+
+
+class EngineError(RuntimeError):
+    """The engine refused or died; `kind` names the exception it raised."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+class EngineHost:
+    """A host process for one kind of runner.
+
+    Args:
+        runner: 1 or 2; 2 runs under Triton's interpreter.
+        asynchronous: asynchronous scheduling (runner 2 only).
+        log: file that gets everything vLLM prints.
+    """
+
+    def __init__(self, runner: int, asynchronous: bool, log: Path) -> None:
+        self.runner, self.asynchronous, self.log = runner, asynchronous, log
+        self._log = log.open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.host"],
+            cwd=ROOT,
+            env=environment(runner, asynchronous),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            mark = line.find(MARK)
+            if mark >= 0:
+                reply = json.loads(line[mark + len(MARK) :])
+                if "error" in reply:
+                    raise EngineError(reply["error"], reply["message"])
+                return reply
+            self._log.write(line)
+        self._log.flush()
+        tail = self.log.read_text()[-3000:]
+        raise EngineError("Died", f"exit code {self._process.wait()}; its log ends:\n{tail}")
+
+    def start(self, model: str | Path, **args: Any) -> None:
+        """Start an engine, and check that it is of the kind this host stands for."""
+        defaults = {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_model_len": 512,
+            "max_num_seqs": 8,
+            "disable_log_stats": False,
+            "enable_prefix_caching": False,
+            "seed": 0,
+            "distributed_executor_backend": "uni",
+        }
+        if model_lacks_tokenizer(Path(model)):
+            defaults["skip_tokenizer_init"] = True
+        reply = self.call("start", args={"model": str(model), **defaults, **args})
+        assert reply == {"runner": self.runner, "async": self.asynchronous}
+
+    def generate(self, prompts: list[Any], params: Any) -> dict[str, Any]:
+        return self.call("generate", prompts=prompts, params=params)
+
+    def close(self) -> None:
+        try:
+            self.call("stop")
+        except (EngineError, OSError):
+            pass
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+def environment(runner: int, asynchronous: bool = False) -> dict[str, str]:
+    """Environment under which vLLM takes this runner on a CPU."""
+    env = dict(os.environ)
+    env |= {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # Engine and worker in one process start in 2-4 s rather than 20; tests of the processes
+        # ask for the "mp" executor.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    if runner == 2:
+        env |= {
+            "TRITON_INTERPRET": "1",
+            "TORCHDYNAMO_DISABLE": "1",
+            "PYTHONPATH": f"{INTERPRETER}{os.pathsep}{ROOT}",
+            "LMTP_TEST_ASYNC": "1" if asynchronous else "0",
+        }
+    return env
+
+
+def model_lacks_tokenizer(folder: Path) -> bool:
+    return folder.is_dir() and not (folder / "tokenizer.json").exists()
+
+
+def counted(counters: dict[str, float], places: int, stride: int) -> Counters:
+    """vLLM's and our counters as the simulator writes them, checked against each other."""
+    accepted = [
+        int(counters.get(f"vllm:spec_decode_num_accepted_tokens_per_pos/{p}", 0))
+        for p in range(places)
+    ]
+    by_source = [(p // stride, stride - 1 - p % stride) for p in range(places)]
+    drafted = [int(counters.get(f"vllm:lmtp_num_draft_tokens/{h}/{g}", 0)) for h, g in by_source]
+    ours = [int(counters.get(f"vllm:lmtp_num_accepted_tokens/{h}/{g}", 0)) for h, g in by_source]
+    assert ours == accepted
+    assert sum(drafted) == counters["vllm:spec_decode_num_draft_tokens"]
+    assert sum(accepted) == counters["vllm:spec_decode_num_accepted_tokens"]
+    return Counters(
+        int(counters["vllm:spec_decode_num_drafts"]),
+        drafted,
+        accepted,
+        int(counters["vllm:lmtp_num_cold_drafts"]),
+    )

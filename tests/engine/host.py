@@ -1,0 +1,101 @@
+"""A process that holds vLLM engines for the tests and answers JSON lines.
+
+Engines live outside the test process because the choice of model runner is made once per process,
+from its environment. Replies carry a mark, since vLLM logs to the same stream.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+MARK = "<<reply>>"
+
+
+class Host:
+    """One engine at a time."""
+
+    def __init__(self) -> None:
+        self.llm: Any = None
+
+    def start(self, args: dict[str, Any]) -> dict[str, Any]:
+        from vllm import LLM
+
+        self.stop()
+        self.llm = LLM(**args)
+        config = self.llm.llm_engine.vllm_config
+        return {
+            "runner": 2 if config.use_v2_model_runner else 1,
+            "async": bool(config.scheduler_config.async_scheduling),
+        }
+
+    def stop(self) -> dict[str, Any]:
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+        self.llm = None
+        gc.collect()
+        return {}
+
+    def generate(self, prompts: list[Any], params: Any) -> dict[str, Any]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        def sampling(values: dict[str, Any]) -> SamplingParams:
+            values = dict(values)
+            if regex := values.pop("regex", None):
+                values["structured_outputs"] = StructuredOutputsParams(regex=regex)
+            return SamplingParams(**values)
+
+        before = self.counters()
+        inputs = [p if isinstance(p, str) else {"prompt_token_ids": p} for p in prompts]
+        asked = [sampling(p) for p in params] if isinstance(params, list) else sampling(params)
+        outputs = self.llm.generate(inputs, asked, use_tqdm=False)
+        after = self.counters()
+        return {
+            "tokens": [[list(c.token_ids) for c in o.outputs] for o in outputs],
+            "texts": [[c.text for c in o.outputs] for o in outputs],
+            "finish": [[c.finish_reason for c in o.outputs] for o in outputs],
+            "logprobs": [[_logprobs(c.logprobs) for c in o.outputs] for o in outputs],
+            "cached": [o.num_cached_tokens for o in outputs],
+            "counters": {key: value - before.get(key, 0) for key, value in after.items()},
+        }
+
+    def counters(self) -> dict[str, float]:
+        """Every counter by name and the labels that matter."""
+        found: dict[str, float] = {}
+        for metric in self.llm.get_metrics():
+            if hasattr(metric, "values"):
+                for place, value in enumerate(metric.values):
+                    found[f"{metric.name}/{place}"] = value
+            elif hasattr(metric, "value"):
+                labels = metric.labels
+                kept = "".join(f"/{labels[k]}" for k in ("head", "lag", "position") if k in labels)
+                found[metric.name + kept] = found.get(metric.name + kept, 0) + metric.value
+        return found
+
+
+def _logprobs(steps: Any) -> Any:
+    if steps is None:
+        return None
+    return [{str(t): round(entry.logprob, 3) for t, entry in step.items()} for step in steps]
+
+
+def main() -> None:
+    host = Host()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            reply = getattr(host, command.pop("op"))(**command)
+        except BaseException as error:  # noqa: BLE001 - the test process decides what it means
+            traceback.print_exc()
+            reply = {"error": type(error).__name__, "message": str(error)}
+        print(MARK + json.dumps(reply), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Lets Model Runner V2 run on a CPU under Triton's interpreter. On PYTHONPATH of V2's tests only.
+
+vLLM takes V2 when Triton has an active backend; no registry offers one for CPUs, but the
+interpreter runs V2's kernels on CPU tensors. Both changes must be made before vLLM is imported, in
+every process, which is what `sitecustomize` is for. Asynchronous scheduling, V2's default on GPUs,
+is forced off by vLLM's CPU platform and is turned on again when LMTP_TEST_ASYNC=1.
+"""
+
+import os
+import sys
+
+
+class _StandInBackend:
+    class driver:  # noqa: N801 - Triton's own name
+        @staticmethod
+        def is_active():
+            return True
+
+
+def _allow_async(module):
+    check = module.CpuPlatform.check_and_update_config.__func__
+
+    def check_and_allow_async(cls, vllm_config):
+        check(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    module.CpuPlatform.check_and_update_config = classmethod(check_and_allow_async)
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import importlib.util
+
+    if importlib.util.find_spec("triton") is not None:
+        import triton.backends
+
+        triton.backends.backends["cpu"] = _StandInBackend()
+
+if os.environ.get("LMTP_TEST_ASYNC") == "1" and "wrapt" not in sys.modules:
+    import wrapt
+
+    wrapt.register_post_import_hook(_allow_async, "vllm.platforms.cpu")

@@ -1,0 +1,7 @@
+"""vllm-lmtp: serve L-MTP (Leap Multi-Token Prediction) checkpoints with vLLM.
+
+Importing this package imports neither torch nor vLLM, so that vLLM's plugin loader, which runs
+in every process, pays nothing for it until L-MTP is asked for.
+"""
+
+__version__ = "0.1.0"

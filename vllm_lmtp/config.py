@@ -1,0 +1,187 @@
+"""Whether heads, target and engine settings fit together: one check that lists every refusal.
+
+Pure: it sees plain values, which `spec_config` gathers from vLLM. What a user may ask for beside
+`lmtp` is everything vLLM offers except the settings in `UNSUPPORTED`; each of those changes what a
+draft is, so ignoring it silently would be worse than refusing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_lmtp.checkpoint import HeadsCheckpoint
+from vllm_lmtp.errors import Refusal
+
+WHERE = "--speculative-config"
+# (value, id) pairs cross tensor-parallel ranks as float32, which is exact below this.
+MAX_VOCAB = 2**24
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that is served. hidden_size and vocab_size as its LM head has them.
+
+    feeds_lm_head: whether the hidden states that vLLM hands to a drafter are those the LM head
+    reads; heads trained on the latter are useless on anything else.
+    """
+
+    name: str
+    hidden_size: int
+    vocab_size: int
+    feeds_lm_head: bool = True
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What else was asked for.
+
+    runner: 1 or 2, the model runner vLLM will choose. options: the remaining values of the
+    speculative config, by name.
+    """
+
+    runner: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    async_scheduling: bool | None
+    num_speculative_tokens: int | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Unsupported:
+    field: str
+    allowed: tuple[Any, ...]
+    reason: str
+    remedy: str
+
+
+UNSUPPORTED = (
+    _Unsupported(
+        "draft_sample_method",
+        ("greedy",),
+        "leap heads hand over one token a place, not a distribution",
+        "leave it out; output keeps the target's distribution either way",
+    ),
+    _Unsupported(
+        "quantization",
+        (None,),
+        "heads are served in the target's dtype",
+        "leave it out; it does not affect the target's own quantisation",
+    ),
+    _Unsupported(
+        "parallel_drafting", (False,), "leap heads always draft in parallel", "leave it out"
+    ),
+    _Unsupported(
+        "use_heterogeneous_vocab",
+        (False,),
+        "heads speak the target's vocabulary",
+        "leave it out",
+    ),
+    _Unsupported(
+        "enable_adaptive_verification",
+        (False,),
+        "leap heads give no confidence",
+        "leave it out",
+    ),
+    _Unsupported(
+        "max_model_len", (None,), "heads have no context of their own", "leave it out"
+    ),
+)
+
+
+def find_refusals(
+    checkpoint: HeadsCheckpoint, target: Target, settings: EngineSettings
+) -> list[Refusal]:
+    """Every reason why `checkpoint` cannot draft for `target` under `settings`."""
+    faults = _misfits(checkpoint, target)
+    most, wanted = checkpoint.schedule.max_drafts, settings.num_speculative_tokens
+    if wanted is not None and wanted > most:
+        faults.append(
+            Refusal(
+                WHERE,
+                "num_speculative_tokens",
+                str(wanted),
+                f"at most {most}: {checkpoint.schedule.n_heads} head(s) with stride "
+                f"{checkpoint.schedule.stride}",
+                f"ask for {most} or fewer, or leave it out for {most}",
+            )
+        )
+    for rule in UNSUPPORTED:
+        value = settings.options.get(rule.field, rule.allowed[0])
+        if value not in rule.allowed:
+            expected = " or ".join(repr(v) for v in rule.allowed)
+            faults.append(
+                Refusal(WHERE, rule.field, repr(value), f"{expected}: {rule.reason}", rule.remedy)
+            )
+    draft_tp = settings.options.get("draft_tensor_parallel_size")
+    if draft_tp not in (None, settings.tensor_parallel_size):
+        faults.append(
+            Refusal(
+                WHERE,
+                "draft_tensor_parallel_size",
+                repr(draft_tp),
+                f"{settings.tensor_parallel_size}, the target's: heads are sharded with it",
+                "leave it out",
+            )
+        )
+    if settings.runner == 1:
+        faults += _runner_v1_faults(settings)
+    return faults
+
+
+def _misfits(checkpoint: HeadsCheckpoint, target: Target) -> list[Refusal]:
+    """Heads that were made for another model."""
+    where = str(checkpoint.path)
+    remedy = f"use heads that were trained on {target.name}"
+    faults = []
+    for field, found, expected in (
+        ("hidden_size", checkpoint.hidden_size, target.hidden_size),
+        ("vocab_size", checkpoint.vocab_size, target.vocab_size),
+    ):
+        if found != expected:
+            faults.append(
+                Refusal(where, field, str(found), f"{expected}, as {target.name} has", remedy)
+            )
+    if checkpoint.vocab_size >= MAX_VOCAB:
+        limit = f"fewer than {MAX_VOCAB} tokens"
+        faults.append(
+            Refusal(where, "vocab_size", str(checkpoint.vocab_size), limit, "use a smaller one")
+        )
+    if not target.feeds_lm_head:
+        faults.append(
+            Refusal(
+                target.name,
+                "hidden states",
+                "a drafter input that is not what the LM head reads",
+                "a target that hands its final-norm hidden states to the drafter",
+                "serve this target without lmtp, or with its own MTP method",
+            )
+        )
+    return faults
+
+
+def _runner_v1_faults(settings: EngineSettings) -> list[Refusal]:
+    faults = []
+    if settings.pipeline_parallel_size > 1:
+        faults.append(
+            Refusal(
+                "--pipeline-parallel-size",
+                "Model Runner V1",
+                str(settings.pipeline_parallel_size),
+                "1: with drafts, V1 loses tokens on the earlier pipeline ranks",
+                "use Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1, needs Triton)",
+            )
+        )
+    if settings.async_scheduling:
+        faults.append(
+            Refusal(
+                "--async-scheduling",
+                "Model Runner V1",
+                "on",
+                "off: lmtp drafts synchronously on V1",
+                "leave it out, or use Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)",
+            )
+        )
+    return faults

@@ -1,0 +1,58 @@
+"""Builds the drafting side on a worker: heads from disk, history, decoder. Used by both runners."""
+
+from __future__ import annotations
+
+import torch
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.logger import init_logger
+from vllm.utils.torch_utils import set_default_torch_dtype
+
+from vllm_lmtp import __version__
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.heads import LeapHeads
+from vllm_lmtp.history import History
+from vllm_lmtp.spec_config import LMTPSpeculativeConfig
+from vllm_lmtp.weights import load_heads
+
+logger = init_logger("vllm.lmtp")
+
+
+def build_decoder(
+    vllm_config: VllmConfig, num_slots: int, device: torch.device
+) -> tuple[BackwardDecoder, LeapHeads]:
+    """Load the heads of `vllm_config.speculative_config` onto this rank.
+
+    vLLM calls this inside its measured model load, so the heads count as model memory.
+
+    Args:
+        num_slots: requests whose tails must be kept at once.
+
+    Raises:
+        LMTPError: this node lacks the heads, or they are damaged.
+    """
+    speculative_config = vllm_config.speculative_config
+    assert isinstance(speculative_config, LMTPSpeculativeConfig)
+    checkpoint = speculative_config.read_heads()
+    schedule = speculative_config.schedule
+    dtype = vllm_config.model_config.dtype
+    with set_current_vllm_config(vllm_config), set_default_torch_dtype(dtype), device:
+        heads = LeapHeads(
+            schedule.n_heads,
+            checkpoint.num_layers,
+            checkpoint.hidden_size,
+            checkpoint.vocab_size,
+            dtype,
+        )
+    load_heads(heads, checkpoint)
+    history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
+    logger.info(
+        "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads on this "
+        "rank, from %s",
+        __version__,
+        schedule.n_heads,
+        schedule.stride,
+        speculative_config.num_speculative_tokens,
+        heads.num_bytes / 1e6,
+        speculative_config.model,
+    )
+    return BackwardDecoder(schedule, heads, history), heads

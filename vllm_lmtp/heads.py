@@ -1,0 +1,86 @@
+"""The leap heads as a vLLM module: residual blocks and vocabulary-parallel output matrices.
+
+A head maps a hidden state x to logits out(f(x)) with f(x) = x + SiLU(W x + b), f applied
+`num_layers` times with the same W and b, as the reference's repeated block does. The heads own no
+attention and no KV cache.
+
+Only the top token of each row is ever needed, so logits are never gathered: every tensor-parallel
+rank finds the best token of its shard, and one exchange of (value, id) pairs for the whole draft
+settles the rest. Ties go to the smaller id, on one rank or many.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from vllm.distributed import tensor_model_parallel_all_gather
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+
+class LeapHeads(nn.Module):
+    """`n_heads` leap heads.
+
+    Heads never take over the target's quantisation: they were not trained for it.
+
+    Args:
+        n_heads: number of heads.
+        num_layers: times each head applies its residual block.
+        hidden_size: H.
+        vocab_size: V, sharded over the tensor-parallel group in use.
+        dtype: of the weights and of the rows.
+    """
+
+    def __init__(
+        self, n_heads: int, num_layers: int, hidden_size: int, vocab_size: int, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.blocks = nn.ModuleList(
+            nn.Linear(hidden_size, hidden_size, dtype=dtype) for _ in range(n_heads)
+        )
+        self.outputs = nn.ModuleList(
+            ParallelLMHead(vocab_size, hidden_size, params_dtype=dtype, prefix=f"lmtp.heads.{i}")
+            for i in range(n_heads)
+        )
+        self.requires_grad_(False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of this rank's head weights."""
+        return sum(p.numel() * p.element_size() for p in self.parameters())
+
+    def top_tokens(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+        """The most likely token of each of the first `num_heads` heads on each row.
+
+        Args:
+            rows: [N, H] in the heads' dtype.
+            num_heads: heads to compute, 1..n.
+
+        Returns:
+            [N, num_heads] int64 token ids, the same on every tensor-parallel rank.
+        """
+        local = [self._local_top(rows, head) for head in range(num_heads)]
+        values = torch.stack([value for value, _ in local], dim=-1)
+        ids = torch.stack([index for _, index in local], dim=-1)
+        tp_size = self.outputs[0].tp_size
+        if tp_size == 1:
+            return ids
+        # float32 carries ids exactly below 2**24, and vLLM's CPU collectives know no int64.
+        pairs = torch.stack([values.float(), ids.float()], dim=-1)
+        gathered = tensor_model_parallel_all_gather(pairs.flatten(1), dim=-1)
+        by_rank = gathered.view(rows.shape[0], tp_size, num_heads, 2)
+        best = by_rank[..., 0].argmax(dim=1, keepdim=True)
+        return by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
+
+    def _local_top(self, rows: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best value [N] and its global token id [N] on this rank's vocabulary shard."""
+        x = rows
+        for _ in range(self.num_layers):
+            x = x + nn.functional.silu(self.blocks[head](x))
+        output = self.outputs[head]
+        logits = output.quant_method.apply(output, x)
+        shard = output.shard_indices
+        if shard.num_org_vocab_padding > 0:
+            logits[..., -shard.num_org_vocab_padding :] = float("-inf")
+        value, index = logits.max(dim=-1)
+        return value, index + shard.org_vocab_start_index

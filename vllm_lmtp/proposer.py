@@ -1,0 +1,118 @@
+"""Leap heads for Model Runner V1, which vLLM uses on CPUs without Triton.
+
+A thin synchronous adapter: vLLM is retiring this runner, so nothing is spent on it beyond being
+right. It will be deleted with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.drafter import build_decoder
+from vllm_lmtp.slots import SlotTable
+
+CLASS_PATH = "vllm_lmtp.proposer.LMTPProposer"
+
+
+@contextmanager
+def as_custom_class(speculative_config: Any) -> Iterator[None]:
+    """While V1 builds its drafter, present lmtp as a custom class, the one open entry in its list."""
+    if speculative_config is None or speculative_config.method != "lmtp":
+        yield
+        return
+    method, model = speculative_config.method, speculative_config.model
+    speculative_config.method, speculative_config.model = "custom_class", CLASS_PATH
+    try:
+        yield
+    finally:
+        speculative_config.method, speculative_config.model = method, model
+
+
+class LMTPProposer:
+    """Translates V1's batches for `BackwardDecoder`."""
+
+    decoder: BackwardDecoder
+    model: nn.Module
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        self.vllm_config = vllm_config
+        self.slots = SlotTable(2 * vllm_config.scheduler_config.max_num_seqs)
+
+    def attach(self, runner: Any) -> None:
+        """Take what the runner knows and a custom class is not told."""
+        self.runner = runner
+        self.device = runner.device
+        # Near the end of the context V1 would stop drafting for the whole batch, lest a drafter
+        # run past its own context. Heads have none, and the scheduler trims each request's draft.
+        runner.effective_drafter_max_model_len += runner.num_spec_tokens + 1
+
+    def load_model(self, target_model: nn.Module) -> None:
+        """Load the heads."""
+        num_slots = 2 * self.vllm_config.scheduler_config.max_num_seqs
+        self.decoder, self.model = build_decoder(self.vllm_config, num_slots, self.device)
+
+    def propose(
+        self,
+        scheduler_output: Any,
+        sampled_token_ids: list[list[int]],
+        sampling_metadata: Any,
+        hidden_states: torch.Tensor,
+        sample_hidden_states: torch.Tensor,
+        aux_hidden_states: Any,
+        spec_decode_metadata: Any,
+        common_attn_metadata: Any,
+        slot_mappings: Any,
+    ) -> torch.Tensor:
+        """Draft for every row of the batch.
+
+        Args:
+            sampled_token_ids: the tokens each request emitted, none in the middle of a prompt.
+            hidden_states: [T, H], final-norm hidden states.
+
+        Returns:
+            [R, m] int64, m the number of drafts that the scheduler wants this step.
+        """
+        num_reqs = len(sampled_token_ids)
+        bounds = common_attn_metadata.query_start_loc[: num_reqs + 1].long()
+        first, length = bounds[:-1], bounds.diff()
+        rejected = self._to_device(_rejected(sampled_token_ids, spec_decode_metadata))
+        return self.decoder.draft(
+            hidden_states,
+            first,
+            length - rejected,
+            common_attn_metadata.seq_lens[:num_reqs].long() - length,
+            self._to_device(self._assign_slots(scheduler_output)),
+            scheduler_output.num_spec_tokens_to_schedule,
+        )
+
+    def _assign_slots(self, scheduler_output: Any) -> list[int]:
+        self.slots.forget(scheduler_output.finished_req_ids)
+        self.slots.forget(scheduler_output.preempted_req_ids or ())
+        self.slots.forget(scheduler_output.scheduled_cached_reqs.resumed_req_ids)
+        self.slots.forget(new.req_id for new in scheduler_output.scheduled_new_reqs)
+        slots, fresh = self.slots.assign(self.runner.input_batch.req_ids, self.runner.requests)
+        for slot in fresh:
+            self.decoder.history.reset(slot)
+        return slots
+
+    def _to_device(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
+
+
+def _rejected(sampled_token_ids: list[list[int]], spec_decode_metadata: Any) -> list[int]:
+    """Rows of each request that the target refused: drafts + 1 rows gave `len(tokens)` tokens."""
+    if spec_decode_metadata is None:
+        return [0] * len(sampled_token_ids)
+    return [
+        drafted + 1 - len(tokens) if drafted and tokens else 0
+        for drafted, tokens in zip(
+            spec_decode_metadata.num_draft_tokens, sampled_token_ids, strict=True
+        )
+    ]

@@ -1,0 +1,131 @@
+"""Reads from vLLM's engine arguments whether leap heads were asked for, and builds their config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vllm_lmtp.checkpoint import HEAD_TYPE, is_lmtp_config, is_stage1_config, read_config
+from vllm_lmtp.compat import check_vllm
+from vllm_lmtp.config import WHERE
+from vllm_lmtp.errors import LMTPError, refuse
+
+METHOD = "lmtp"
+
+
+def asks_for_lmtp(engine_args: Any) -> bool:
+    """Whether the method is `lmtp`, or left open with a drafter that is a folder of leap heads.
+
+    `speculative_config="lmtp"`, which vLLM itself would not take offline, is made a dict here.
+
+    Raises:
+        LMTPError: another method was asked for on a folder of leap heads.
+    """
+    given = engine_args.speculative_config
+    if isinstance(given, str):
+        given = engine_args.speculative_config = {"method": given}
+    given = {key.replace("-", "_"): value for key, value in (given or {}).items()}
+    method = engine_args.spec_method or given.get("method")
+    model = engine_args.spec_model or given.get("model")
+    if method == METHOD:
+        return True
+    if not _is_lmtp_folder(model):
+        return False
+    if method is not None:
+        raise refuse(
+            WHERE,
+            "method",
+            found=f"{method!r} with the leap heads of {model}",
+            expected=f"{METHOD!r}",
+            remedy=f'use {{"method": "{METHOD}", "model": "{model}"}}',
+        )
+    engine_args.speculative_config["method"] = METHOD
+    return True
+
+
+def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any:
+    """Let vLLM build its speculative config from our subclass.
+
+    Raises:
+        LMTPError: unsupported vLLM, or anything that cannot be served, all reasons at once.
+    """
+    check_vllm()
+    import vllm.engine.arg_utils as arg_utils
+
+    from vllm_lmtp.spec_config import LMTPSpeculativeConfig, as_lmtp_error, runner_in_use
+
+    if engine_args.speculative_config is None:
+        engine_args.speculative_config = {}
+    engine_args.speculative_config["lmtp_async_scheduling"] = engine_args.async_scheduling
+    if runner_in_use() == 1 and engine_args.async_scheduling is None:
+        engine_args.async_scheduling = False  # vLLM's default would be on; V1 drafts synchronously
+    original = arg_utils.SpeculativeConfig
+    arg_utils.SpeculativeConfig = LMTPSpeculativeConfig  # type: ignore[misc]
+    try:
+        return wrapped(*args, **kwargs)
+    except ValidationError as error:
+        raise as_lmtp_error(error) from None
+    finally:
+        arg_utils.SpeculativeConfig = original  # type: ignore[misc]
+
+
+def _is_lmtp_folder(model: Any) -> bool:
+    if not isinstance(model, str) or not Path(model).is_dir():
+        return False
+    try:
+        return is_lmtp_config(read_config(Path(model)))
+    except LMTPError:
+        return False
+
+
+def target_overrides(model: str, revision: str | None, hf_overrides: Any) -> Any:
+    """`hf_overrides` under which vLLM loads a stage-1 folder as the plain model it contains.
+
+    The folder's architecture, `LMTPModel`, exists nowhere but in the reference; vLLM would class
+    any name that ends in "Model" as a pooling model. Folders without leap heads, and anything
+    unreadable, are left to vLLM as they are.
+
+    Args:
+        model: path or Hugging Face id of the target.
+        revision: of the id.
+        hf_overrides: the user's own, a dict or a callable on the config, or None.
+    """
+    raw = _raw_config(model, revision)
+    if raw is None or not is_stage1_config(raw):
+        return hf_overrides
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    plain = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(raw.get("model_type", ""))
+    if plain is None:
+        raise refuse(
+            f"{model}/config.json",
+            "model_type",
+            found=repr(raw.get("model_type", "no such key")),
+            expected="the backbone's type, such as 'llama', 'qwen2' or 'gemma3_text'",
+            remedy="set it to the type of the model that the heads were trained on",
+        )
+    ours = {"architectures": [plain], "head_type": HEAD_TYPE}
+    if callable(hf_overrides):
+
+        def compose(config: Any) -> Any:
+            config.update(ours)
+            return hf_overrides(config)
+
+        return compose
+    return ours | (hf_overrides or {})
+
+
+def _raw_config(model: str, revision: str | None) -> dict[str, Any] | None:
+    if Path(model).is_dir():
+        try:
+            return read_config(Path(model))
+        except LMTPError:
+            return None
+    from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
+
+    try:
+        return get_hf_file_to_dict("config.json", model, revision)
+    except Exception:  # vLLM is about to report it better than we could
+        return None

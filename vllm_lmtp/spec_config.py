@@ -1,0 +1,130 @@
+"""`SpeculativeConfig` for the method `lmtp`.
+
+A subclass, so that vLLM's own class keeps its list of methods and users of other methods meet
+nothing new. It is pickled into engine, worker and Ray processes: keep this module's imports light.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from vllm.config import ModelConfig, SpeculativeConfig
+from vllm.config.utils import config
+
+from vllm_lmtp.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.config import WHERE, EngineSettings, Target, find_refusals
+from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
+from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.leap import LeapSchedule
+
+METHOD = "lmtp"
+
+
+def runner_in_use() -> int:
+    """The model runner vLLM will choose for lmtp, 1 or 2 (vllm.config.VllmConfig decides alike)."""
+    import vllm.envs as envs
+    from vllm.triton_utils import HAS_TRITON
+
+    forced = envs.VLLM_USE_V2_MODEL_RUNNER
+    return 2 if (HAS_TRITON if forced is None else forced) else 1
+
+
+@config
+class LMTPSpeculativeConfig(SpeculativeConfig):
+    """Drafting with leap heads.
+
+    model: stage-1 folder, heads-only folder or Hugging Face id; the target's own when left out.
+    num_speculative_tokens: 1..n*k, n*k when left out.
+    lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
+    """
+
+    method: Literal["lmtp"] = METHOD  # type: ignore[assignment]
+    lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
+    lmtp_async_scheduling: bool | None = None
+    """Set from `--async-scheduling`; not for users."""
+    lmtp_n_heads: int = 0
+    """Set from the checkpoint; not for users."""
+
+    def __post_init__(self) -> None:
+        """Resolve and check the heads.
+
+        Raises:
+            LMTPError: every reason at once (pydantic wraps it; see `as_lmtp_error`).
+        """
+        target = self.target_model_config
+        if self.model is None:
+            self.model = target.model_weights or target.model
+            self.revision = self.revision or target.revision
+        checkpoint = self.read_heads()
+        raise_refusals(find_refusals(checkpoint, _target(target), self._settings()))
+
+        self.lmtp_stride = checkpoint.schedule.stride
+        self.lmtp_n_heads = checkpoint.schedule.n_heads
+        self.num_speculative_tokens = self.num_speculative_tokens or checkpoint.schedule.max_drafts
+        self.prompt_lookup_max = self.prompt_lookup_min = 0
+        # The heads have no ModelConfig of their own; vLLM reads sizes and the name from this one.
+        self.draft_model_config = copy.copy(target)
+        self.draft_model_config.model = self.model
+        self.draft_parallel_config = self.target_parallel_config
+
+    @property
+    def schedule(self) -> LeapSchedule:
+        """The leap schedule that is served."""
+        assert self.lmtp_stride is not None
+        return LeapSchedule(self.lmtp_n_heads, self.lmtp_stride)
+
+    def read_heads(self) -> HeadsCheckpoint:
+        """Find and check the heads on this machine; each node calls it for itself.
+
+        Raises:
+            LMTPError: they are missing or unfit.
+        """
+        assert self.model is not None
+        return read_checkpoint(resolve_folder(self.model, self.revision), self.lmtp_stride)
+
+    def _settings(self) -> EngineSettings:
+        parallel = self.target_parallel_config
+        return EngineSettings(
+            runner=runner_in_use(),
+            tensor_parallel_size=parallel.tensor_parallel_size,
+            pipeline_parallel_size=parallel.pipeline_parallel_size,
+            async_scheduling=self.lmtp_async_scheduling,
+            num_speculative_tokens=self.num_speculative_tokens,
+            options=vars(self),
+        )
+
+
+def _target(model_config: ModelConfig) -> Target:
+    from vllm.model_executor.model_loader.utils import get_model_cls
+
+    # vLLM swaps the drafter's input for exactly the classes that have this hook.
+    swaps_states = hasattr(get_model_cls(model_config), "get_mtp_target_hidden_states")
+    return Target(
+        name=model_config.model,
+        hidden_size=model_config.get_hidden_size(),
+        vocab_size=model_config.get_vocab_size(),
+        feeds_lm_head=not swaps_states,
+    )
+
+
+def as_lmtp_error(error: ValidationError) -> LMTPError:
+    """Turn pydantic's report into ours: one refusal for each fault it lists."""
+    refusals: list[Refusal] = []
+    for fault in error.errors():
+        cause: Any = fault.get("ctx", {}).get("error")
+        if isinstance(cause, LMTPError):
+            refusals += cause.refusals
+            continue
+        field = ".".join(str(part) for part in fault["loc"]) or "value"
+        if fault["type"] == "unexpected_keyword_argument":
+            known = "lmtp_stride or one of vLLM's speculative options"
+            refusals.append(
+                Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")
+            )
+        else:
+            refusals.append(
+                Refusal(WHERE, field, repr(fault.get("input")), fault["msg"], "correct the value")
+            )
+    return LMTPError(refusals)

@@ -1,0 +1,104 @@
+"""Leap heads for Model Runner V2, vLLM's default on GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.config.compilation import CUDAGraphMode
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
+
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.drafter import build_decoder
+
+
+class LMTPSpeculator(DraftModelSpeculator):
+    """Translates V2's batches for `BackwardDecoder`.
+
+    V2 names each request's slot itself (`idx_mapping`), so the history needs no table of its own.
+    Everything stays on the device: asynchronous scheduling and CUDA graphs hold.
+    """
+
+    decoder: BackwardDecoder
+    supports_mm_inputs = False
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
+        super().__init__(vllm_config, device)
+        self.attn_groups: list[Any] = []
+        for states in req_states:
+            self._reset_reused_slots(states)
+
+    def _reset_reused_slots(self, req_states: Any) -> None:
+        """Forget a slot's tail when the runner gives the slot to a request."""
+        add_request = req_states.add_request
+
+        def add_and_reset(req_id: str, *args: Any, **kwargs: Any) -> None:
+            add_request(req_id, *args, **kwargs)
+            self.decoder.history.reset(req_states.req_id_to_index[req_id])
+
+        req_states.add_request = add_and_reset
+
+    def load_draft_model(
+        self, target_model: nn.Module, target_attn_layer_names: set[str]
+    ) -> nn.Module:
+        """Load the heads; they have no attention layers."""
+        self.decoder, heads = build_decoder(self.vllm_config, self.max_num_reqs, self.device)
+        return heads
+
+    def set_attn(self, *args: Any, **kwargs: Any) -> None:
+        """Heads have no attention, so there is nothing to set."""
+
+    def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
+        """The draft runs eagerly."""
+
+    def capture(self) -> None:
+        """The draft runs eagerly, so there is no graph to capture."""
+
+    def propose(
+        self,
+        input_batch: InputBatch,
+        attn_metadata: Any,
+        slot_mappings: Any,
+        last_hidden_states: torch.Tensor,
+        aux_hidden_states: Any,
+        num_sampled: torch.Tensor,
+        num_rejected: torch.Tensor,
+        *sampling_state: Any,
+        dummy_run: bool = False,
+        num_speculative_tokens: int | None = None,
+        **unused: Any,
+    ) -> torch.Tensor:
+        """Draft for every row of the batch.
+
+        Args:
+            last_hidden_states: [T, H], final-norm hidden states.
+            num_rejected: [R], rows at the end of each request that the target refused.
+            num_speculative_tokens: drafts wanted this step, `None` for all.
+
+        Returns:
+            [R, num_speculative_steps] int64; the runner ignores columns beyond those wanted.
+        """
+        num_reqs = input_batch.num_reqs
+        bounds = input_batch.query_start_loc[: num_reqs + 1].long()
+        first = bounds[:-1]
+        history = self.decoder.history
+        slots = (
+            torch.full_like(first, history.scratch_slot)
+            if dummy_run
+            else input_batch.idx_mapping[:num_reqs].long()
+        )
+        wanted = (
+            self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
+        )
+        self.draft_tokens[:num_reqs, :wanted] = self.decoder.draft(
+            last_hidden_states,
+            first,
+            bounds[1:] - first - num_rejected[:num_reqs],
+            input_batch.positions[first],
+            slots,
+            wanted,
+        )
+        return self.draft_tokens[:num_reqs]
