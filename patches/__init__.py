@@ -14,6 +14,7 @@ from vllm_lmtp.patches import (
     async_scheduling,
     cli_args,
     cold_drafts,
+    cpu_sampling,
     load_weights,
     metrics,
     model_config,
@@ -35,6 +36,7 @@ PATCHES: tuple[Patch, ...] = (
     load_weights.PATCH,
     runner_v1.PATCH,
     runner_v2.PATCH,
+    cpu_sampling.PATCH,
     metrics.PATCH,
     cold_drafts.PATCH,
 )

@@ -38,10 +38,13 @@ def as_custom_class(speculative_config: Any) -> Iterator[None]:
 class LMTPProposer:
     """Translates V1's batches for `BackwardDecoder`."""
 
+    in_use = False
+    """Whether this process drafts with lmtp on V1; other methods must not notice our patches."""
     decoder: BackwardDecoder
     model: nn.Module
 
     def __init__(self, vllm_config: VllmConfig) -> None:
+        LMTPProposer.in_use = True
         self.vllm_config = vllm_config
         self.slots = SlotTable(2 * vllm_config.scheduler_config.max_num_seqs)
 

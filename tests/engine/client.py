@@ -31,15 +31,19 @@ class EngineHost:
         runner: 1 or 2; 2 runs under Triton's interpreter.
         asynchronous: asynchronous scheduling (runner 2 only).
         log: file that gets everything vLLM prints.
+        processes: engine core and workers in processes of their own, as vLLM has it by default.
     """
 
-    def __init__(self, runner: int, asynchronous: bool, log: Path) -> None:
+    def __init__(
+        self, runner: int, asynchronous: bool, log: Path, *, processes: bool = False
+    ) -> None:
         self.runner, self.asynchronous, self.log = runner, asynchronous, log
+        self.processes = processes
         self._log = log.open("w")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host"],
             cwd=ROOT,
-            env=environment(runner, asynchronous),
+            env=environment(runner, asynchronous, processes),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -73,8 +77,9 @@ class EngineHost:
             "disable_log_stats": False,
             "enable_prefix_caching": False,
             "seed": 0,
-            "distributed_executor_backend": "uni",
         }
+        if not self.processes:
+            defaults["distributed_executor_backend"] = "uni"
         if model_lacks_tokenizer(Path(model)):
             defaults["skip_tokenizer_init"] = True
         reply = self.call("start", args={"model": str(model), **defaults, **args})
@@ -93,14 +98,15 @@ class EngineHost:
         self._log.close()
 
 
-def environment(runner: int, asynchronous: bool = False) -> dict[str, str]:
+def environment(
+    runner: int, asynchronous: bool = False, processes: bool = True
+) -> dict[str, str]:
     """Environment under which vLLM takes this runner on a CPU."""
     env = dict(os.environ)
     env |= {
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        # Engine and worker in one process start in 2-4 s rather than 20; tests of the processes
-        # ask for the "mp" executor.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # Engine and worker in one process start in 2-4 s rather than 20.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if processes else "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",

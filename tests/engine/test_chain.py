@@ -1,0 +1,185 @@
+"""Every counter of the engine equals the simulator, whatever the batch does.
+
+Hidden states that are stale, mixed up between requests or shifted by a position do not change the
+output, since the target verifies; they change which drafts are accepted. So each test here demands
+the exact tokens *and* the exact counts of the exact-chain target (tests/chain.py).
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chain import VOCAB, Chain, Counters, make_chain, save_chain, simulate
+from tests.engine.client import EngineHost, counted
+
+GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
+MAX_LEN = 160
+
+
+def prompts_of(chain: Chain, lengths: list[int], seed: int = 1) -> list[list[int]]:
+    """Prompts that are walks along the chain, so that their rows are as known as the output's."""
+    rng = random.Random(seed)
+    return [chain.walk(rng.randrange(VOCAB), length - 1) for length in lengths]
+
+
+def check(
+    host: EngineHost,
+    chain: Chain,
+    prompts: list[list[int]],
+    max_tokens: int,
+    num_drafts: int,
+    max_model_len: int = MAX_LEN,
+) -> Counters:
+    """Generate and compare with the simulator; returns the counters they agree on."""
+    reply = host.generate(prompts, {**GREEDY, "max_tokens": max_tokens})
+    expected = Counters.zero(num_drafts)
+    for prompt, outputs in zip(prompts, reply["tokens"], strict=True):
+        output, counters = simulate(
+            chain, prompt, max_tokens, num_drafts, max_model_len=max_model_len
+        )
+        assert outputs == [output]
+        expected += counters
+    assert counted(reply["counters"], num_drafts, chain.stride) == expected
+    return expected
+
+
+class TestOneEngine:
+    """Small batches in chunks of a 64-token budget, with requests coming and going."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def engine(cls, host: EngineHost, chain_folder: Path) -> None:
+        host.start(
+            chain_folder,
+            speculative_config="lmtp",
+            max_model_len=MAX_LEN,
+            max_num_batched_tokens=64,
+            max_num_seqs=6,
+        )
+
+    def test_chunked_prefill_and_batch_churn(self, host: EngineHost, chain: Chain) -> None:
+        rng = random.Random(3)
+        lengths = [rng.randrange(2, 120) for _ in range(20)]
+        counters = check(host, chain, prompts_of(chain, lengths), 30, 6)
+        # The chain is partly wrong, so every place is accepted at times and refused at others.
+        assert all(0 < n < counters.num_drafts for n in counters.accepted_per_pos)
+
+    def test_prompts_of_one_token_start_cold(self, host: EngineHost, chain: Chain) -> None:
+        counters = check(host, chain, prompts_of(chain, [1] * 5), 12, 6)
+        assert counters.cold == 5
+
+    def test_end_of_the_context(self, host: EngineHost, chain: Chain) -> None:
+        check(host, chain, prompts_of(chain, [140, 150, 155, 158, 20]), 100, 6)
+
+    def test_several_samples_of_one_prompt(self, host: EngineHost, chain: Chain) -> None:
+        (prompt,) = prompts_of(chain, [40])
+        sampled = {**GREEDY, "temperature": 1e-4}  # greedy refuses n > 1
+        reply = host.generate([prompt], {**sampled, "max_tokens": 25, "n": 3})
+        output, counters = simulate(chain, prompt, 25, 6)
+        assert reply["tokens"] == [[output] * 3]
+        assert counted(reply["counters"], 6, 2) == counters + counters + counters
+
+    def test_stop_token_inside_a_draft(self, host: EngineHost, chain: Chain) -> None:
+        for prompt in prompts_of(chain, [10, 11, 12, 13]):
+            stop = chain.walk(prompt[-1], 9)[-1]
+            reply = host.generate([prompt], {**GREEDY, "max_tokens": 50, "stop_token_ids": [stop]})
+            output, counters = simulate(chain, prompt, 50, 6, stop_token=stop)
+            assert reply["tokens"] == [[output]]
+            assert reply["finish"] == [["stop"]]
+            assert counted(reply["counters"], 6, 2) == counters
+
+
+def test_prefix_cache(host: EngineHost, chain: Chain, chain_folder: Path) -> None:
+    """Cached prefixes leave the first rows unknown: cold, once, and never wrong."""
+    host.start(
+        chain_folder, speculative_config="lmtp", enable_prefix_caching=True, block_size=32
+    )
+    cold = 0
+    for prompt in prompts_of(chain, [97, 110, 65, 96, 33], seed=5):
+        for visit in range(2):
+            reply = host.generate([prompt], {**GREEDY, "max_tokens": 20})
+            cached = reply["cached"][0]
+            assert cached == ((len(prompt) - 1) // 32 * 32 if visit else 0)
+            left = len(prompt) - cached
+            output, counters = simulate(chain, prompt, 20, 6, cached=cached, padded=left == 1)
+            assert reply["tokens"] == [[output]]
+            assert counted(reply["counters"], 6, 2) == counters
+            cold += counters.cold
+    assert cold > 0
+
+
+def test_preemption(host: EngineHost, tmp_path: Path) -> None:
+    """With heads that are never wrong, only cold drafts are refused, however often requests stop."""
+    chain = make_chain(3, 2, wrong=0.0)
+    host.start(
+        save_chain(chain, tmp_path / "exact"),
+        speculative_config="lmtp",
+        max_model_len=256,
+        block_size=32,
+        num_gpu_blocks_override=20,
+    )
+    prompts = prompts_of(chain, [20 + 3 * i for i in range(8)])
+    reply = host.generate(prompts, {**GREEDY, "max_tokens": 150})
+    assert [o[0] for o in reply["tokens"]] == [chain.walk(p[-1], 150)[1:] for p in prompts]
+    assert reply["counters"]["vllm:num_preemptions"] > 0
+    counters = counted(reply["counters"], 6, 2)
+    assert counters.accepted_per_pos == [n - counters.cold for n in counters.drafted_per_pos]
+
+
+SHAPES = {
+    "v1": [(n, k) for k in (1, 2, 3) for n in (1, 2, 3, 4)],
+    "v2": [(1, 1), (3, 1), (1, 2), (2, 3), (4, 3)],
+    "v2-async": [(2, 3)],
+}
+FEWER = {"v1": [1, 2, 3, 4, 5], "v2": [1, 4, 5], "v2-async": [3]}
+
+
+def test_heads_and_strides(
+    host: EngineHost, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    for n_heads, stride in SHAPES[_kind(request)]:
+        chain = make_chain(n_heads, stride, seed=n_heads * 10 + stride)
+        folder = save_chain(chain, tmp_path / f"{n_heads}-{stride}")
+        host.start(folder, speculative_config={"method": "lmtp"}, max_num_batched_tokens=64)
+        check(host, chain, prompts_of(chain, [1, 2, 3, 30, 90]), 20, n_heads * stride, 512)
+
+
+def test_fewer_drafts_than_the_heads_offer(
+    host: EngineHost, chain: Chain, chain_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    for wanted in FEWER[_kind(request)]:
+        spec = {"method": "lmtp", "num_speculative_tokens": wanted}
+        host.start(chain_folder, speculative_config=spec)
+        check(host, chain, prompts_of(chain, [5, 40, 41]), 20, wanted, 512)
+
+
+def test_heads_beside_an_ordinary_target(host: EngineHost, chain: Chain, tmp_path: Path) -> None:
+    target = save_chain(chain, tmp_path / "target", "plain")
+    heads = save_chain(chain, tmp_path / "heads", "heads")
+    host.start(target, speculative_config={"model": str(heads), "method": "lmtp"})
+    check(host, chain, prompts_of(chain, [5, 40]), 20, 6, 512)
+
+
+def test_stride_override(host: EngineHost, tmp_path: Path) -> None:
+    """A checkpoint that misstates its stride, as published ones do, serves with the right one."""
+    chain = make_chain(2, 2)
+    folder = save_chain(chain, tmp_path / "misstated")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"skip_token": 2', '"skip_token": 3'))
+    host.start(folder, speculative_config={"method": "lmtp", "lmtp_stride": 2})
+    check(host, chain, prompts_of(chain, [5, 40]), 20, 4, 512)
+
+
+def test_stage1_folder_serves_plainly(host: EngineHost, chain: Chain, chain_folder: Path) -> None:
+    host.start(chain_folder)
+    (prompt,) = prompts_of(chain, [30])
+    reply = host.generate([prompt], {**GREEDY, "max_tokens": 20})
+    assert reply["tokens"] == [[chain.walk(prompt[-1], 20)[1:]]]
+    assert not [name for name in reply["counters"] if "spec_decode" in name or "lmtp" in name]
+
+
+def _kind(request: pytest.FixtureRequest) -> str:
+    return request.node.callspec.params["host"]
