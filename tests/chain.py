@@ -64,8 +64,7 @@ def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) ->
 def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
     """Write the chain as a checkpoint; layout is "stage1", "plain" or "heads" (heads only)."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(7)
-    embed = torch.nn.functional.normalize(torch.randn(VOCAB, HIDDEN, generator=generator), dim=-1)
+    embed = embeddings()
     tensors: dict[str, torch.Tensor] = {}
     if layout != "heads":
         tensors |= {
@@ -126,6 +125,12 @@ def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
+
+
+def embeddings() -> torch.Tensor:
+    """[V, H] float32, random unit vectors: the token embeddings of every chain."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.nn.functional.normalize(torch.randn(VOCAB, HIDDEN, generator=generator), dim=-1)
 
 
 def _rows(embed: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:

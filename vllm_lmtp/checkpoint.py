@@ -13,13 +13,15 @@ no other format is opened. Every fault is collected, so that one error lists the
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from reprlib import repr as shown
+from typing import Any, TypeGuard
 
-from vllm_lmtp.errors import Refusal, raise_refusals, refuse
+from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals, refuse
 from vllm_lmtp.leap import LeapSchedule
 
 HEAD_TYPE = "lmtp"
@@ -34,9 +36,13 @@ MAX_HEADS = 64
 MAX_STRIDE = 64
 MAX_LAYERS = 64
 
+KNOWN_TENSORS = (
+    "heads.heads.<i>.resblock.<j>.l_proj.{weight,bias} and heads.heads.<i>.lm_head.weight"
+)
+# One spelling for each number, so that no two names mean the same tensor.
 _TENSOR = re.compile(
-    r"heads\.heads\.(?P<head>\d+)\."
-    r"(?:resblock\.(?P<layer>\d+)\.l_proj\.(?P<kind>weight|bias)|lm_head\.weight)"
+    r"heads\.heads\.(?P<head>0|[1-9][0-9]?)\."
+    r"(?:resblock\.(?P<layer>0|[1-9][0-9]?)\.l_proj\.(?P<kind>weight|bias)|lm_head\.weight)"
 )
 
 
@@ -77,42 +83,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         LMTPError: no such folder, no such file, not JSON, or not a JSON object.
     """
-    if not folder.is_dir():
-        raise refuse(
-            str(folder),
-            "path",
-            found="a file" if folder.exists() else "nothing there",
-            expected="a checkpoint folder",
-            remedy="check the path, or give a Hugging Face id that can be fetched",
-        )
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise refuse(
-            str(folder),
-            CONFIG_FILE,
-            found="no such file",
-            expected="the config.json that was saved beside the weights",
-            remedy="copy it from the folder that the training run wrote",
-        )
+    if not os.path.isdir(folder):
+        found, expected = "a file" if os.path.exists(folder) else "nothing there", "a folder"
+        remedy = "check the path, or give a Hugging Face id that can be fetched"
+        raise refuse(str(folder), "path", found=found, expected=expected, remedy=remedy)
+    if not os.path.isfile(path):
+        found, expected = "no such file", "the config.json that was saved beside the weights"
+        remedy = "copy it from the folder that the training run wrote"
+        raise refuse(str(folder), CONFIG_FILE, found=found, expected=expected, remedy=remedy)
+    return _read_json(path, remedy="restore the file from the training run")
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    expected = "a JSON object"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise refuse(
-            str(path),
-            "content",
-            found=f"unreadable JSON ({error})",
-            expected="a JSON object",
-            remedy="restore the file from the training run",
-        ) from error
-    if not isinstance(config, dict):
-        raise refuse(
-            str(path),
-            "content",
-            found=f"a JSON {type(config).__name__}",
-            expected="a JSON object",
-            remedy="restore the file from the training run",
-        )
-    return config
+        found = f"unreadable JSON ({error})"
+        raise refuse(str(path), "content", found=found, expected=expected, remedy=remedy) from error
+    if not isinstance(content, dict):
+        found = f"a JSON {type(content).__name__}"
+        raise refuse(str(path), "content", found=found, expected=expected, remedy=remedy)
+    return content
 
 
 def is_lmtp_config(config: Mapping[str, Any]) -> bool:
@@ -145,223 +138,23 @@ def read_checkpoint(folder: Path, stride: int | None = None) -> HeadsCheckpoint:
     config = read_config(folder)
     faults: list[Refusal] = []
     stated = _Stated(folder / CONFIG_FILE, config, faults)
-    if config.get("head_type", HEAD_TYPE) != HEAD_TYPE:
-        stated.fault("head_type", repr(config["head_type"]), repr(HEAD_TYPE), "these are not L-MTP heads")
-    tensors = _head_tensors(folder)
-    heads_in_file = 1 + max(int(m["head"]) for name in tensors if (m := _TENSOR.fullmatch(name)))
-    n_heads = stated.integer("n_head", MAX_HEADS, default=heads_in_file)
+    stated.check("head_type", HEAD_TYPE, repr(HEAD_TYPE), "give a folder of L-MTP heads")
+    tensors = _head_tensors(folder, faults)
+    heads_on_disk = sorted({int(_parse(name)["head"]) for name in tensors})
+    n_heads = stated.integer("n_head", MAX_HEADS, default=min(len(heads_on_disk), MAX_HEADS) or 1)
     num_layers = stated.integer("head_num_layers", MAX_LAYERS, default=1)
-    if stride is None:
-        stride = stated.integer(
-            "skip_token",
-            MAX_STRIDE,
-            remedy='set it, or pass the stride as {"method": "lmtp", "lmtp_stride": 2}',
-        )
-    hidden_size, vocab_size = _sizes(folder, tensors, n_heads, num_layers, faults)
-    for field, actual in (("hidden_size", hidden_size), ("vocab_size", vocab_size)):
-        if config.get(field, actual) != actual and actual > 0:
-            stated.fault(
-                field,
-                repr(config[field]),
-                f"{actual}, as in the head tensors",
-                "restore config.json or the weights: they are of different models",
-            )
+    stride = stated.stride(stride)
+    vocab_size, hidden_size = _sizes(tensors)
+    if tensors:
+        faults += _missing_tensors(folder, tensors, heads_on_disk, n_heads)
+        faults += _unfit_tensors(tensors, num_layers, vocab_size, hidden_size)
+    if vocab_size:
+        remedy = "restore config.json or the weights: they are of different models"
+        stated.check("hidden_size", hidden_size, f"{hidden_size}, as in the head tensors", remedy)
+        stated.check("vocab_size", vocab_size, f"{vocab_size}, as in the head tensors", remedy)
     raise_refusals(faults)
-    assert n_heads is not None and num_layers is not None and stride is not None
-    return HeadsCheckpoint(
-        path=folder,
-        schedule=LeapSchedule(n_heads, stride),
-        num_layers=num_layers,
-        hidden_size=hidden_size,
-        vocab_size=vocab_size,
-        tensors=tensors,
-        stage1=is_stage1_config(config),
-    )
-
-
-class _Stated:
-    """Reads integers out of a config.json and notes what is wrong with them."""
-
-    def __init__(self, path: Path, config: Mapping[str, Any], faults: list[Refusal]) -> None:
-        self.path, self.config, self.faults = path, config, faults
-
-    def fault(self, field: str, found: str, expected: str, remedy: str) -> None:
-        self.faults.append(Refusal(str(self.path), field, found, expected, remedy))
-
-    def integer(
-        self, field: str, most: int, default: int | None = None, remedy: str = ""
-    ) -> int | None:
-        value = self.config.get(field, default)
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
-            return value
-        self.fault(
-            field,
-            repr(value) if field in self.config else "no such key",
-            f"an integer from 1 to {most}",
-            remedy or "restore the value that the heads were trained with",
-        )
-        return default
-
-
-def _head_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """Every `heads.*` tensor of the folder's safetensors files, by name."""
-    files = _safetensors_files(folder)
-    tensors: dict[str, TensorInfo] = {}
-    faults: list[Refusal] = []
-    for file in files:
-        for name, info in _read_header(file).items():
-            if not name.startswith(HEADS_PREFIX):
-                continue
-            if name in tensors:
-                faults.append(
-                    Refusal(
-                        str(file),
-                        name,
-                        f"a second copy (the first is in {tensors[name].file.name})",
-                        "each tensor once",
-                        "delete the stale shard, or save the checkpoint again",
-                    )
-                )
-            elif _TENSOR.fullmatch(name) is None:
-                faults.append(
-                    Refusal(
-                        str(file),
-                        name,
-                        "a tensor this version does not know",
-                        "heads.heads.<i>.resblock.<j>.l_proj.{weight,bias} and "
-                        "heads.heads.<i>.lm_head.weight",
-                        "convert the checkpoint, or remove the tensor if it is a leftover",
-                    )
-                )
-            else:
-                tensors[name] = info
-    if not tensors and not faults:
-        raise refuse(
-            str(folder),
-            "heads.*",
-            found=f"no such tensor in {len(files)} safetensors file(s)",
-            expected="the leap heads (heads.heads.0.lm_head.weight, ...)",
-            remedy="give the folder that holds the heads as the speculative model; "
-            "a merged or exported model has none",
-        )
-    raise_refusals(faults)
-    return tensors
-
-
-def _safetensors_files(folder: Path) -> list[Path]:
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        files = sorted(folder.glob("*.safetensors"))
-        if files:
-            return files
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
-        raise refuse(
-            str(folder),
-            "weights",
-            found=f"only {', '.join(pickles)}" if pickles else "no weight file",
-            expected="safetensors files",
-            remedy="save the model again with safe_serialization=True; pickled weights can run "
-            "code and are never opened"
-            if pickles
-            else "download the *.safetensors files of the checkpoint",
-        )
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / name for name in names if Path(name).name == name]
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise refuse(
-            str(index),
-            "weight_map",
-            found=f"unreadable ({error!r})",
-            expected="a JSON object that maps tensor names to files",
-            remedy="download the index again",
-        ) from error
-    missing = [Path(n).name for n in names if Path(n).name != n or not (folder / n).is_file()]
-    if missing:
-        raise refuse(
-            str(index),
-            "weight_map",
-            found=f"names of missing files: {', '.join(missing)}",
-            expected="every shard beside the index",
-            remedy="download the missing shards",
-        )
-    return files
-
-
-def _read_header(file: Path) -> dict[str, TensorInfo]:
-    """Names, shapes and dtypes of one safetensors file; the bytes of the tensors stay on disk."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="pt") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-            return {
-                name: TensorInfo(file, tuple(part.get_shape()), part.get_dtype())
-                for name, part in slices.items()
-            }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise refuse(
-            str(file),
-            "content",
-            found=f"not a whole safetensors file ({error})",
-            expected="a safetensors file of the size its header states",
-            remedy="download or copy the file again; it is truncated or not safetensors",
-        ) from error
-
-
-def _sizes(
-    folder: Path,
-    tensors: Mapping[str, TensorInfo],
-    n_heads: int | None,
-    num_layers: int | None,
-    faults: list[Refusal],
-) -> tuple[int, int]:
-    """Check names, shapes and dtypes against each other; return (hidden_size, vocab_size).
-
-    The first head's output matrix sets the sizes that all other tensors must agree with.
-    """
-    reference = next((i for n, i in tensors.items() if n.endswith("lm_head.weight")), None)
-    vocab_size, hidden_size = reference.shape if reference and len(reference.shape) == 2 else (0, 0)
-    shapes = {
-        "lm_head.weight": (vocab_size, hidden_size),
-        "l_proj.weight": (hidden_size, hidden_size),
-        "l_proj.bias": (hidden_size,),
-    }
-    if n_heads is None or num_layers is None:
-        return hidden_size, vocab_size
-    for name in required_tensors(n_heads):
-        if name not in tensors:
-            faults.append(
-                Refusal(
-                    str(folder),
-                    name,
-                    "no such tensor",
-                    f"the tensors of {n_heads} head(s), as n_head states",
-                    "correct n_head in config.json, or restore the missing shard",
-                )
-            )
-    for name, info in tensors.items():
-        match = _TENSOR.fullmatch(name)
-        assert match is not None
-        expected = next(shape for suffix, shape in shapes.items() if name.endswith(suffix))
-        remedy = "restore the tensor, or correct config.json to the model that was trained"
-        if int(match["head"]) >= n_heads:
-            faults.append(
-                Refusal(str(info.file), name, f"head {match['head']}", f"heads 0..{n_heads - 1}", remedy)
-            )
-        if match["layer"] is not None and int(match["layer"]) >= num_layers:
-            layers = f"residual blocks 0..{num_layers - 1}"
-            faults.append(
-                Refusal(str(info.file), name, f"block {match['layer']}", layers, remedy)
-            )
-        if info.shape != expected or 0 in info.shape:
-            faults.append(
-                Refusal(str(info.file), name, f"shape {list(info.shape)}", str(list(expected)), remedy)
-            )
-        if info.dtype not in FLOAT_DTYPES:
-            dtypes = " or ".join(FLOAT_DTYPES)
-            faults.append(Refusal(str(info.file), name, f"dtype {info.dtype}", dtypes, remedy))
-    return hidden_size, vocab_size
+    schedule, stage1 = LeapSchedule(n_heads, stride), is_stage1_config(config)
+    return HeadsCheckpoint(folder, schedule, num_layers, hidden_size, vocab_size, tensors, stage1)
 
 
 def required_tensors(n_heads: int) -> list[str]:
@@ -375,3 +168,182 @@ def required_tensors(n_heads: int) -> list[str]:
         for head in range(n_heads)
         for part in ("resblock.0.l_proj.weight", "resblock.0.l_proj.bias", "lm_head.weight")
     ]
+
+
+class _Stated:
+    """What a config.json states. Every fault is noted; a default then stands in for the value."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], faults: list[Refusal]) -> None:
+        self.path, self.config, self.faults = str(path), config, faults
+
+    def check(self, field: str, value: Any, expected: str, remedy: str) -> None:
+        """`field`, where it is there at all, must be `value`."""
+        found = self.config.get(field, value)
+        if found != value:
+            self.faults.append(Refusal(self.path, field, shown(found), expected, remedy))
+
+    def integer(self, field: str, most: int, default: int) -> int:
+        """`field`, or `default` where it is not there."""
+        value = self.config.get(field, default)
+        if _is_count(value, most):
+            return value
+        expected, remedy = f"an integer from 1 to {most}", "restore the value used in training"
+        self.faults.append(Refusal(self.path, field, shown(value), expected, remedy))
+        return default
+
+    def stride(self, override: int | None) -> int:
+        """`override` where given, else `skip_token`, which has no default."""
+        value = self.config.get("skip_token", "no such key") if override is None else override
+        if _is_count(value, MAX_STRIDE):
+            return value
+        field = "skip_token" if override is None else "lmtp_stride, given instead of skip_token"
+        expected = f"an integer from 1 to {MAX_STRIDE}"
+        remedy = 'set it, or pass the stride as {"method": "lmtp", "lmtp_stride": 2}'
+        self.faults.append(Refusal(self.path, field, shown(value), expected, remedy))
+        return 1
+
+
+def _is_count(value: Any, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _parse(name: str) -> re.Match[str]:
+    match = _TENSOR.fullmatch(name)
+    assert match is not None, name
+    return match
+
+
+def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
+    """Every well-named `heads.*` tensor of the folder's safetensors files, by name.
+
+    Empty when any file cannot be read, since nothing could then be said about the others.
+    """
+    try:
+        headers = [_read_header(file) for file in _safetensors_files(folder)]
+    except LMTPError as error:
+        faults += error.refusals
+        return {}
+    found = [(n, info) for h in headers for n, info in h.items() if n.startswith(HEADS_PREFIX)]
+    tensors: dict[str, TensorInfo] = {}
+    for name, info in found:
+        if name in tensors:
+            copy = f"a second copy (the first is in {tensors[name].file.name})"
+            remedy = "delete the stale shard, or save the checkpoint again"
+            faults.append(Refusal(str(info.file), name, copy, "each tensor once", remedy))
+        elif _TENSOR.fullmatch(name) is None:
+            unknown = "a tensor this version does not know"
+            remedy = "convert the checkpoint, or remove the tensor if it is a leftover"
+            faults.append(Refusal(str(info.file), name, unknown, KNOWN_TENSORS, remedy))
+        else:
+            tensors[name] = info
+    if not found:
+        nothing = f"no such tensor in {len(headers)} safetensors file(s)"
+        expected = "the leap heads (heads.heads.0.lm_head.weight, ...)"
+        remedy = "give the folder that holds the heads; a merged or exported model has none"
+        faults.append(Refusal(str(folder), "heads.*", nothing, expected, remedy))
+    return tensors
+
+
+def _safetensors_files(folder: Path) -> list[Path]:
+    """The folder's weight files: those its index names, or all where it has no index."""
+    index = folder / INDEX_FILE
+    if os.path.isfile(index):
+        return _shards(index)
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        found = f"only {', '.join(pickles)}, which could run code and is never opened"
+        remedy = "save the model again with safe_serialization=True"
+    else:
+        found, remedy = "no weight file", "download the *.safetensors files of the checkpoint"
+    raise refuse(str(folder), "weights", found=found, expected="safetensors files", remedy=remedy)
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files an index names, each of which must lie beside it."""
+    weight_map = _read_json(index, remedy="download the index again").get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        found, remedy = shown(weight_map), "download the index again"
+        expected = "a JSON object that maps tensor names to file names"
+        raise refuse(str(index), "weight_map", found=found, expected=expected, remedy=remedy)
+    files = {name: index.parent / name for name in sorted(set(names))}
+    astray = [n for n, file in files.items() if Path(n).name != n or not os.path.isfile(file)]
+    if astray:
+        found = f"names of files that are not here: {', '.join(map(ascii, astray))}"
+        expected, remedy = "every shard beside the index", "download the missing shards"
+        raise refuse(str(index), "weight_map", found=found, expected=expected, remedy=remedy)
+    return list(files.values())
+
+
+def _read_header(file: Path) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes of one safetensors file; the bytes of the tensors stay on disk."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not os.path.isfile(file):  # to open a pipe would be to wait for ever
+            raise OSError("no such file, or not a regular one")
+        with safe_open(str(file), framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {
+                name: TensorInfo(file, tuple(part.get_shape()), part.get_dtype())
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        found = f"not a whole safetensors file ({error})"
+        expected = "a safetensors file of the size its header states"
+        remedy = "download or copy the file again; it is truncated or not safetensors"
+        raise refuse(str(file), "content", found=found, expected=expected, remedy=remedy) from error
+
+
+def _sizes(tensors: Mapping[str, TensorInfo]) -> tuple[int, int]:
+    """(vocab_size, hidden_size) of the first head with a sound output matrix; else (0, 0)."""
+    for name, info in sorted(tensors.items()):
+        if name.endswith("lm_head.weight") and len(info.shape) == 2 and 0 not in info.shape:
+            return info.shape[0], info.shape[1]
+    return 0, 0
+
+
+def _missing_tensors(
+    folder: Path, tensors: Mapping[str, TensorInfo], heads_on_disk: list[int], n_heads: int
+) -> list[Refusal]:
+    """Faults in the set of heads, and in the set of tensors of each head that is there."""
+    faults = []
+    if heads_on_disk != list(range(n_heads)):
+        found, expected = f"heads {heads_on_disk}", f"{n_heads} head(s), from 0 on"
+        remedy = "correct n_head in config.json, or restore the missing shard"
+        faults.append(Refusal(str(folder), "heads.heads.*", found, expected, remedy))
+    for name in required_tensors(n_heads):
+        if name not in tensors and int(_parse(name)["head"]) in heads_on_disk:
+            found, expected = "no such tensor", "every tensor of the head"
+            remedy = "restore the missing shard, or save the checkpoint again"
+            faults.append(Refusal(str(folder), name, found, expected, remedy))
+    return faults
+
+
+def _unfit_tensors(
+    tensors: Mapping[str, TensorInfo], num_layers: int, vocab_size: int, hidden_size: int
+) -> list[Refusal]:
+    """Faults of single tensors: block number, shape (all must share the same sizes) and dtype."""
+    shapes = {None: (vocab_size, hidden_size), "weight": (hidden_size,) * 2, "bias": (hidden_size,)}
+    faults = []
+    for name, info in tensors.items():
+        match = _parse(name)
+        shape = shapes[match["kind"]]
+        checks = {
+            f"block {match['layer']}": (
+                int(match["layer"] or 0) < num_layers,
+                f"blocks 0..{num_layers - 1}, as head_num_layers states",
+            ),
+            f"shape {list(info.shape)}": (
+                info.shape == shape and 0 not in shape,
+                f"shape {list(shape)}" if vocab_size else "an output matrix [vocabulary, hidden]",
+            ),
+            f"dtype {info.dtype}": (info.dtype in FLOAT_DTYPES, " or ".join(FLOAT_DTYPES)),
+        }
+        remedy = "restore the tensor, or correct config.json to the model that was trained"
+        for found, (good, expected) in checks.items():
+            if not good:
+                faults.append(Refusal(str(info.file), name, found, expected, remedy))
+    return faults

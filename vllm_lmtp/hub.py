@@ -7,6 +7,7 @@ the one that says so.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vllm_lmtp.errors import refuse
@@ -20,9 +21,9 @@ def resolve_folder(model: str, revision: str | None = None, cache_dir: str | Non
     Raises:
         LMTPError: neither exists, or the id cannot be fetched.
     """
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
+    path = os.path.expanduser(model)  # unlike Path's, these two never raise
+    if os.path.exists(path):
+        return Path(path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -41,10 +42,11 @@ def resolve_folder(model: str, revision: str | None = None, cache_dir: str | Non
             remedy="check the path for a typing error",
         ) from error
     except Exception as error:  # the hub raises a wide family of network and cache errors
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise refuse(
             model,
             "path",
-            found=f"no such folder, and as a Hugging Face id: {str(error).splitlines()[0]}",
+            found=f"no such folder, and as a Hugging Face id: {reason}",
             expected="a checkpoint folder, or an id that this machine can fetch or has cached",
             remedy="check the spelling and the network (HF_HUB_OFFLINE, HF_TOKEN), or download it",
         ) from error

@@ -1,0 +1,34 @@
+# Each target sets up .venv when it is missing, so on a fresh machine one command is enough.
+BIN := .venv/bin
+
+.PHONY: demo test test-all test-wheels lint docs setup clean
+
+demo: .venv/.ready
+	$(BIN)/vllm-lmtp demo
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -m "not slow and not wheels"
+
+test-all: .venv/.ready
+	$(BIN)/python -m pytest
+
+test-wheels: .venv/.ready
+	$(BIN)/python -m pytest -m wheels
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv/.ready
+	$(BIN)/python -m vllm_lmtp.patches.page > docs/patches.md
+
+setup:
+	rm -f .venv/.ready
+	.ci/setup
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/.ready: pyproject.toml
+	.ci/setup

@@ -1,0 +1,53 @@
+"""Renders docs/patches.md from the records.
+
+Run `python -m vllm_lmtp.patches.page > docs/patches.md` after a change to any of them.
+"""
+
+from __future__ import annotations
+
+from vllm_lmtp.patches import PATCHES, SUPPORTED_VLLM, Patch
+
+HEAD = f"""\
+<!-- Made from the records in patches/ by `python -m vllm_lmtp.patches.page`; do not edit. -->
+
+# The changes made to vLLM
+
+vLLM {SUPPORTED_VLLM} has no way to register a drafter, so this package changes it in the
+{{count}} places below. A change wraps what it finds and calls it; it never replaces vLLM's code. It
+is made when vLLM imports the module, and does nothing unless leap heads are asked for.
+
+| Patch | Bindings | Removed when |
+|---|---|---|
+"""
+
+
+def render() -> str:
+    """The page as Markdown."""
+    count = sum(len(patch.bindings) for patch in PATCHES)
+    rows = "".join(_row(patch) for patch in PATCHES)
+    sections = "".join(_section(patch) for patch in PATCHES)
+    return HEAD.format(count=count) + rows + sections
+
+
+def _row(patch: Patch) -> str:
+    return f"| [{patch.name}](#{patch.name}) | {len(patch.bindings)} | {patch.remove_when} |\n"
+
+
+def _section(patch: Patch) -> str:
+    bindings = "".join(f"- `{binding}`\n" for binding in patch.bindings)
+    return f"""
+## {patch.name}
+
+{patch.why}
+
+{bindings}
+File: `patches/{patch.name}.py`.
+vLLM versions: {patch.vllm or "all, so that an unsupported one can be refused"}.
+Written against: {patch.written_against}.
+Upstream: {patch.upstream}.
+Remove when: {patch.remove_when}.
+"""
+
+
+if __name__ == "__main__":
+    print(render(), end="")

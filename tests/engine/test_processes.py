@@ -1,0 +1,62 @@
+"""vLLM as it runs by default: engine core and workers in processes of their own, and TP = 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chain import Chain
+from tests.engine.client import EngineError, EngineHost
+from tests.engine.test_chain import check, prompts_of
+
+
+@pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
+def test_tensor_parallel_heads_draft_alike(
+    runner: int, asynchronous: bool, chain: Chain, chain_folder: Path, tmp_path: Path
+) -> None:
+    """Two ranks with a shard of a vocabulary of 509 each agree on every draft."""
+    host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
+    try:
+        host.start(
+            chain_folder,
+            speculative_config="lmtp",
+            tensor_parallel_size=2,
+            max_num_batched_tokens=64,
+        )
+        check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
+    finally:
+        host.close()
+
+
+def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) -> None:
+    """A configuration that cannot work stops before any worker starts, with every reason."""
+    host = EngineHost(1, False, tmp_path / "host.log", processes=True)
+    try:
+        with pytest.raises(EngineError) as error:
+            host.start(
+                chain_folder,
+                pipeline_parallel_size=2,
+                speculative_config={
+                    "method": "lmtp",
+                    "num_speculative_tokens": 9,
+                    "draft_sample_method": "probabilistic",
+                },
+            )
+        message = str(error.value)
+        assert error.value.kind == "LMTPError"
+        for part in ("3 reasons", "num_speculative_tokens", "at most 6", "--pipeline-parallel-size"):
+            assert part in message
+        with pytest.raises(EngineError, match="lmtp_strid: found an unknown key"):
+            host.start(chain_folder, speculative_config={"method": "lmtp", "lmtp_strid": 2})
+        with pytest.raises(EngineError, match="'medusa' with the leap heads"):
+            host.start(
+                chain_folder,
+                speculative_config={
+                    "method": "medusa",
+                    "model": str(chain_folder),
+                    "num_speculative_tokens": 3,
+                },
+            )
+    finally:
+        host.close()

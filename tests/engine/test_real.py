@@ -1,0 +1,120 @@
+"""The package's own trained checkpoint: output as without speculation, counters as transformers says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+import vllm_lmtp
+from tests.chain import Counters
+from tests.engine.client import EngineHost, counted
+from tests.oracle import Oracle
+
+CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
+OPENINGS = [
+    "Once upon a time, there was a little",
+    "Tom and Lily went to the",
+    "One day, a big dog",
+    "The sun was",
+    "Mia had a red ball. She",
+]
+GREEDY = {"temperature": 0, "max_tokens": 80}
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    return [tokenizer(text)["input_ids"] for text in OPENINGS]
+
+
+# Everything that changes logits or ends requests, on the same prompts with and without drafts.
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "logprobs": {"logprobs": 3},
+    "penalties": {"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.2},
+    "min_tokens": {"min_tokens": 60},
+    "stop_string": {"stop": ["was"]},
+    "bad_words": {"bad_words": [" the"]},
+    "structured": {"regex": r" (happy|sad) (cat|dog)(, [a-z]{3,9}){2}\.", "max_tokens": 40},
+}
+
+
+def _variations(host: EngineHost) -> list[str]:
+    """Triton's interpreter cannot run Runner V2's grammar kernel ("mask has unsupported dtype")."""
+    return [name for name in VARIATIONS if host.runner == 1 or name != "structured"]
+
+
+@pytest.fixture(scope="module")
+def served(host: EngineHost, prompts: list[list[int]]) -> dict[str, tuple[Any, Any]]:
+    """Each variation's reply from the plain engine and from the engine with drafts."""
+    replies = []
+    for spec in (None, "lmtp"):
+        host.start(CHECKPOINT, speculative_config=spec, max_num_batched_tokens=64)
+        replies.append(
+            {
+                name: host.generate(prompts, {**GREEDY, **VARIATIONS[name]})
+                for name in _variations(host)
+            }
+        )
+    plain, drafted = replies
+    return {name: (plain[name], drafted[name]) for name in plain}
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_output_is_that_of_plain_decoding(served: dict[str, tuple[Any, Any]], name: str) -> None:
+    if name not in served:
+        pytest.skip("needs a GPU: Triton's interpreter cannot run Runner V2's grammar kernel")
+    plain, drafted = served[name]
+    assert drafted["tokens"] == plain["tokens"]
+    assert drafted["texts"] == plain["texts"]
+    assert drafted["finish"] == plain["finish"]
+    if name == "logprobs":
+        _close(drafted["logprobs"], plain["logprobs"])
+    assert drafted["counters"]["vllm:spec_decode_num_accepted_tokens"] > 0
+
+
+def _close(left: Any, right: Any) -> None:
+    """Logprobs agree to 2e-3: verification computes several rows at once, in another order."""
+    for a, b in zip(left, right, strict=True):
+        for step_a, step_b in zip(a[0], b[0], strict=True):
+            assert step_a.keys() == step_b.keys()
+            assert step_a == pytest.approx(step_b, abs=2e-3)
+
+
+def test_counters_are_what_transformers_recomputes(
+    served: dict[str, tuple[Any, Any]], prompts: list[list[int]], oracle: Oracle
+) -> None:
+    _, drafted = served["greedy"]
+    expected = Counters.zero(6)
+    for prompt, (tokens,) in zip(prompts, drafted["tokens"], strict=True):
+        output, counters = oracle.expect(prompt, GREEDY["max_tokens"])
+        assert tokens == output
+        expected += counters
+    assert counted(drafted["counters"], 6, 2) == expected
+    assert all(n > 0 for n in expected.accepted_per_pos[:3])
+
+
+def test_drafts_by_batch_size(host: EngineHost, prompts: list[list[int]], oracle: Oracle) -> None:
+    """vLLM's schedule by batch size: shorter drafts, none at all, and drafting again afterwards."""
+    host.start(
+        CHECKPOINT,
+        speculative_config={
+            "method": "lmtp",
+            "num_speculative_tokens_per_batch_size": [[1, 1, 6], [2, 3, 3], [4, 8, 0]],
+        },
+    )
+    limits = [20, 30, 40, 60, 80]
+    params = [{**GREEDY, "max_tokens": limit} for limit in limits]
+    reply = host.generate(prompts, params)
+    for prompt, (tokens,), limit in zip(prompts, reply["tokens"], limits, strict=True):
+        assert tokens == oracle.expect(prompt, limit)[0]
+    drafted = counted(reply["counters"], 6, 2).drafted_per_pos
+    assert drafted[0] > drafted[5] > 0

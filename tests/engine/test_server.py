@@ -1,0 +1,113 @@
+"""`vllm serve CKPT --speculative-config lmtp`, word for word, asked by an OpenAI client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.client import environment
+from tests.engine.test_real import CHECKPOINT
+
+VLLM = Path(sys.executable).parent / "vllm"
+START_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server on Runner V1, which is what a CPU runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [VLLM, "serve", CHECKPOINT, "--speculative-config", "lmtp"]
+    command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
+    command += ["--enforce-eager", "--served-model-name", "stories"]
+    command += ["--per-request-spec-decode-metrics", "summary"]
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            [str(part) for part in command], env=environment(1), stdout=out, stderr=out
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _healthy(address):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start; its log ends:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _healthy(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _metric(address: str, name: str, *labels: str) -> float:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    values = [
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(name + "{") and all(label in line for label in labels)
+    ]
+    assert values, f"no {name} in /metrics"
+    return sum(values)
+
+
+def test_completion_with_acceptance_in_the_response_and_in_metrics(url: str) -> None:
+    body = {
+        "model": "stories",
+        "prompt": "Once upon a time",
+        "max_tokens": 60,
+        "temperature": 0,
+    }
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        answer = json.load(reply)
+    assert len(answer["choices"][0]["text"]) > 60
+    of_request = answer["metrics"]["speculative_decoding"]
+    assert of_request["mean_acceptance_length"] > 1
+
+    accepted = _metric(url, "vllm:spec_decode_num_accepted_tokens_total")
+    assert accepted > 0
+    assert _metric(url, "vllm:lmtp_num_accepted_tokens_total") == accepted
+    drafted = _metric(url, "vllm:spec_decode_num_draft_tokens_total")
+    assert _metric(url, "vllm:lmtp_num_draft_tokens_total") == drafted
+    assert _metric(url, "vllm:lmtp_num_draft_tokens_total", 'head="2"', 'lag="1"') > 0
+    assert _metric(url, "vllm:lmtp_num_cold_drafts_total") == 0
+
+
+def test_bench_serve_prints_acceptance(url: str) -> None:
+    command = [VLLM, "bench", "serve", "--base-url", url, "--model", "stories"]
+    command += ["--tokenizer", CHECKPOINT, "--dataset-name", "random", "--num-prompts", 4]
+    command += ["--random-input-len", 16, "--random-output-len", 32, "--temperature", 0]
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Acceptance length" in done.stdout, done.stdout[-2000:]

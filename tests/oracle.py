@@ -1,0 +1,94 @@
+"""Recomputes with transformers alone what L-MTP must draft and what must be accepted.
+
+Independent of the package: it reads the tensors by their names on disk and follows the definition
+of the method (arXiv 2505.17505, section 3): the draft at offset o comes from head
+i = ceil((o - 1) / k), counted from 1, on the hidden state k * i + 1 - o positions back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.chain import Counters
+
+
+@dataclass
+class Oracle:
+    """A stage-1 checkpoint in float32, run by transformers."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        raw = json.loads((self.folder / "config.json").read_text())
+        self.n_heads, self.stride = raw["n_head"], raw["skip_token"]
+        tensors = {}
+        for file in sorted(self.folder.glob("*.safetensors")):
+            tensors |= {name: t.float() for name, t in load_file(file).items()}
+        config = AutoConfig.from_pretrained(self.folder)
+        self.model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        backbone = {n: t for n, t in tensors.items() if not n.startswith("heads.")}
+        loaded = self.model.load_state_dict(backbone, strict=False)
+        assert not loaded.unexpected_keys
+        assert set(loaded.missing_keys) <= {"lm_head.weight"}
+        self.model.tie_weights()
+        self.heads = [
+            [
+                tensors[f"heads.heads.{i}.{part}"]
+                for part in ("resblock.0.l_proj.weight", "resblock.0.l_proj.bias", "lm_head.weight")
+            ]
+            for i in range(self.n_heads)
+        ]
+        self.eos = raw["eos_token_id"]
+
+    @torch.inference_mode()
+    def expect(
+        self, prompt: list[int], max_tokens: int, num_drafts: int | None = None
+    ) -> tuple[list[int], Counters]:
+        """Greedy output tokens and vLLM's counters for one request served alone or in a batch."""
+        num_drafts = num_drafts or self.n_heads * self.stride
+        # A few tokens more than wanted: the last step's drafts are judged in full.
+        generated = self.model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=max_tokens + num_drafts,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0]
+        truth = generated.tolist()
+        states = self.model.model(generated[None]).last_hidden_state[0]
+        predicted = [self._predict(head, states) for head in self.heads]
+
+        stop = len(prompt) + max_tokens
+        if self.eos in truth[len(prompt) : stop]:
+            stop = truth.index(self.eos, len(prompt)) + 1
+        counters = Counters.zero(num_drafts)
+        length = len(prompt) + 1
+        while length < stop:
+            newest = length - 2  # the last position whose hidden state is final
+            accepted = 0
+            counters.num_drafts += 1
+            counters.cold += newest + 1 < self.stride
+            for place in range(num_drafts):
+                counters.drafted_per_pos[place] += 1
+                offset = place + 2
+                head = math.ceil((offset - 1) / self.stride)
+                lag = min(self.stride * head + 1 - offset, newest)
+                right = predicted[head - 1][newest - lag] == truth[newest + offset]
+                if right and accepted == place:
+                    accepted += 1
+                    counters.accepted_per_pos[place] += 1
+            length += accepted + 1
+        return truth[len(prompt) : stop], counters
+
+    @staticmethod
+    def _predict(head: list[torch.Tensor], states: torch.Tensor) -> list[int]:
+        weight, bias, output = head
+        hidden = states + torch.nn.functional.silu(states @ weight.T + bias)
+        return (hidden @ output.T).argmax(dim=-1).tolist()

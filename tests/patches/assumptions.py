@@ -1,0 +1,177 @@
+"""What our wrappers take for granted about vLLM, as checks that any unpacked version can be put to.
+
+Each check raises or asserts with the name of what has changed upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import vllm_lmtp
+from tests.patches.sources import Sources
+from vllm_lmtp.patches import PATCHES
+
+ARGS = "vllm.engine.arg_utils"
+SPEC_DECODE = "vllm.v1.worker.gpu.spec_decode"
+OURS = Sources(Path(vllm_lmtp.__file__).parent.parent)
+
+
+def every_binding_exists(vllm: Sources) -> None:
+    for patch in PATCHES:
+        for binding in patch.bindings:
+            vllm.find(binding.module, binding.attribute)
+
+
+def command_line_has_the_options_we_widen(vllm: Sources) -> None:
+    text = vllm.text(ARGS)
+    for option in ('"--speculative-config"', '"--spec-method"'):
+        assert option in text, option
+
+
+def engine_args_have_the_fields_we_read(vllm: Sources) -> None:
+    names = ("speculative_config", "spec_method", "spec_model", "async_scheduling")
+    for field in (*names, "model", "revision", "hf_overrides"):
+        vllm.find(ARGS, f"EngineArgs.{field}")
+
+
+def speculative_config_is_built_from_the_name_we_swap(vllm: Sources) -> None:
+    vllm.find(ARGS, "SpeculativeConfig")
+    assert "return SpeculativeConfig(**self.speculative_config)" in vllm.text(ARGS)
+
+
+def speculative_config_has_the_fields_we_set(vllm: Sources) -> None:
+    for field in (
+        "method",
+        "model",
+        "revision",
+        "num_speculative_tokens",
+        "prompt_lookup_max",
+        "prompt_lookup_min",
+        "target_model_config",
+        "target_parallel_config",
+        "draft_model_config",
+        "draft_parallel_config",
+    ):
+        vllm.find("vllm.config.speculative", f"SpeculativeConfig.{field}")
+
+
+def every_option_we_refuse_exists(vllm: Sources) -> None:
+    from vllm_lmtp.config import UNSUPPORTED
+
+    for field in (*(rule.field for rule in UNSUPPORTED), "draft_tensor_parallel_size"):
+        vllm.find("vllm.config.speculative", f"SpeculativeConfig.{field}")
+
+
+def async_methods_are_asked_of_the_name_we_widen(vllm: Sources) -> None:
+    assert "get_args(EagleModelTypes)" in vllm.text("vllm.config.vllm")
+
+
+def model_config_is_the_loaders_second_argument(vllm: Sources) -> None:
+    loader = "vllm.model_executor.model_loader.base_loader"
+    parameters = vllm.parameters(loader, "BaseModelLoader.create_model")
+    assert parameters[:3] == ["self", "vllm_config", "model_config"]
+
+
+def runner_v1_is_built_from_the_config(vllm: Sources) -> None:
+    runner = "vllm.v1.worker.gpu_model_runner"
+    assert vllm.parameters(runner, "GPUModelRunner.__init__")[:2] == ["self", "vllm_config"]
+    text = vllm.text(runner)
+    for name in ('"custom_class"', "effective_drafter_max_model_len", "num_spec_tokens"):
+        assert name in text, name
+
+
+def runner_v1_hands_our_proposer_what_it_takes(vllm: Sources) -> None:
+    theirs = vllm.parameters(
+        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.propose_draft_token_ids"
+    )
+    assert theirs == OURS.parameters("vllm_lmtp.proposer", "LMTPProposer.propose")
+
+
+def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
+    assert vllm.parameters(SPEC_DECODE, "init_speculator")[:2] == ["vllm_config", "device"]
+
+
+def runner_v2_hands_our_speculator_what_it_takes(vllm: Sources) -> None:
+    theirs = vllm.parameters(f"{SPEC_DECODE}.speculator", "BaseSpeculator.propose")
+    ours = OURS.parameters("vllm_lmtp.speculator", "LMTPSpeculator.propose")
+    by_position = ours.index("num_rejected") + 1
+    assert ours[:by_position] == theirs[:by_position]
+    assert set(ours[by_position:]) <= set(theirs)
+
+
+def speculators_have_the_hooks_we_override(vllm: Sources) -> None:
+    for hook in ("load_draft_model", "set_attn", "__init__"):
+        vllm.find(f"{SPEC_DECODE}.speculator", f"DraftModelSpeculator.{hook}")
+    for hook in ("init_cudagraph_manager", "capture", "propose"):
+        vllm.find(f"{SPEC_DECODE}.speculator", f"BaseSpeculator.{hook}")
+
+
+def runner_v2_gives_slots_where_we_watch(vllm: Sources) -> None:
+    states = "vllm.v1.worker.gpu.states"
+    assert vllm.parameters(states, "RequestState.add_request")[:2] == ["self", "req_id"]
+    assert "req_id_to_index" in vllm.text(states)
+
+
+def scheduler_judges_drafts_as_our_watch_expects(vllm: Sources) -> None:
+    scheduler = "vllm.v1.core.sched.scheduler"
+    theirs = vllm.parameters(scheduler, "Scheduler.make_spec_decoding_stats")
+    ours = OURS.parameters("vllm_lmtp.watch", "note_verdict")
+    # Ours: scheduler, the returned stats, the stats passed in (vLLM passes them by position).
+    assert theirs[0] == "self"
+    assert theirs[2:] == ours[3:]
+    call = vllm.text(scheduler).split("self.make_spec_decoding_stats(", 1)[1]
+    assert call.split(",", 1)[0].strip() == "spec_decoding_stats"
+
+
+def counters_are_built_as_ours_extend_them(vllm: Sources) -> None:
+    metrics = "vllm.v1.spec_decode.metrics"
+    parameters = vllm.parameters(metrics, "SpecDecodingProm.__init__")
+    assert parameters[:4] == [
+        "self",
+        "speculative_config",
+        "labelnames",
+        "per_engine_labelvalues",
+    ]
+    assert vllm.parameters(metrics, "SpecDecodingProm.observe") == [
+        "self",
+        "spec_decoding_stats",
+        "engine_idx",
+    ]
+    vllm.find(metrics, "SpecDecodingProm._counter_cls")
+    for field in ("num_spec_tokens", "num_draft_tokens_per_pos", "num_accepted_tokens_per_pos"):
+        vllm.find(metrics, f"SpecDecodingStats.{field}")
+
+
+def cpu_kernel_takes_the_arguments_we_read(vllm: Sources) -> None:
+    kernel = vllm.parameters("vllm.utils.cpu_triton_utils", "_expand_kernel_impl")
+    assert kernel[:5] == [
+        "output",
+        "input_val",
+        "cu_num_tokens",
+        "replace_from",
+        "replace_to",
+    ]
+    sampler = "vllm.v1.sample.rejection_sampler"
+    assert vllm.parameters(sampler, "apply_sampling_constraints")[0] == "logits"
+
+
+ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
+    every_binding_exists,
+    command_line_has_the_options_we_widen,
+    engine_args_have_the_fields_we_read,
+    speculative_config_is_built_from_the_name_we_swap,
+    speculative_config_has_the_fields_we_set,
+    every_option_we_refuse_exists,
+    async_methods_are_asked_of_the_name_we_widen,
+    model_config_is_the_loaders_second_argument,
+    runner_v1_is_built_from_the_config,
+    runner_v1_hands_our_proposer_what_it_takes,
+    runner_v2_builds_speculators_from_the_config,
+    runner_v2_hands_our_speculator_what_it_takes,
+    speculators_have_the_hooks_we_override,
+    runner_v2_gives_slots_where_we_watch,
+    scheduler_judges_drafts_as_our_watch_expects,
+    counters_are_built_as_ours_extend_them,
+    cpu_kernel_takes_the_arguments_we_read,
+)

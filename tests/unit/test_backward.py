@@ -1,0 +1,101 @@
+"""`BackwardDecoder` with heads that tell which row they read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.history import History
+from vllm_lmtp.leap import LeapSchedule
+
+
+class TellingHeads:
+    """Head i "predicts" the number i * 10000 + request * 100 + position of the row it read."""
+
+    def __init__(self) -> None:
+        self.computed: list[int] = []
+
+    def top_tokens(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+        self.computed.append(num_heads)
+        row = (rows[:, 0] * 100 + rows[:, 1]).long()
+        return torch.stack([10000 * head + row for head in range(num_heads)], dim=-1)
+
+
+def make_decoder(n_heads: int, stride: int) -> BackwardDecoder:
+    history = History(3, stride, 2, torch.float32, "cpu")
+    return BackwardDecoder(LeapSchedule(n_heads, stride), TellingHeads(), history)
+
+
+def rows(request: int, start: int, stop: int) -> torch.Tensor:
+    positions = torch.arange(start, stop).float()
+    return torch.stack([torch.full_like(positions, request), positions], dim=-1)
+
+
+def draft(
+    decoder: BackwardDecoder, batch: list[tuple[int, int, int, int]], num_drafts: int
+) -> list[list[int]]:
+    """batch: (request, start, kept, rejected) for each; request r has slot r."""
+    lengths = torch.tensor([kept + rejected for _, _, kept, rejected in batch])
+    hidden = [rows(r, s, s + kept + rejected) for r, s, kept, rejected in batch]
+    return decoder.draft(
+        torch.cat(hidden),
+        lengths.cumsum(0) - lengths,
+        torch.tensor([kept for _, _, kept, _ in batch]),
+        torch.tensor([start for _, start, _, _ in batch]),
+        torch.tensor([request for request, *_ in batch]),
+        num_drafts,
+    ).tolist()
+
+
+def expected(request: int, last: int, stride: int, num_drafts: int) -> list[int]:
+    """Place p is head p // k read at lag k - 1 - p % k."""
+    return [
+        10000 * (p // stride) + 100 * request + last - (stride - 1 - p % stride)
+        for p in range(num_drafts)
+    ]
+
+
+SHAPES = [(n, k) for n in range(1, 4) for k in range(1, 5)]
+
+
+@pytest.mark.parametrize(("n_heads", "stride"), SHAPES)
+def test_every_place_reads_its_head_at_its_lag(n_heads: int, stride: int) -> None:
+    for num_drafts in range(n_heads * stride + 1):
+        decoder = make_decoder(n_heads, stride)
+        # Request 1 in the middle of a prompt, request 0 with two rejected rows, request 2 resumed.
+        draft(decoder, [(1, 0, 7, 0), (0, 0, 5, 0)], num_drafts)
+        got = draft(decoder, [(0, 5, 1, 2), (2, 20, 6, 0), (1, 7, 2, 0)], num_drafts)
+        assert got == [
+            expected(r, last, stride, num_drafts) for r, last in ((0, 5), (2, 25), (1, 8))
+        ]
+
+
+@pytest.mark.parametrize(("n_heads", "stride"), SHAPES)
+def test_only_the_heads_needed_are_computed(n_heads: int, stride: int) -> None:
+    decoder = make_decoder(n_heads, stride)
+    for num_drafts in range(n_heads * stride + 1):
+        decoder.heads.computed.clear()
+        draft(decoder, [(0, 0, 4, 0)], num_drafts)
+        assert decoder.heads.computed == ([-(-num_drafts // stride)] if num_drafts else [])
+
+
+def test_order_for_two_heads_of_stride_two() -> None:
+    """Head 0 at the last position but one, head 0 at the last, head 1 likewise."""
+    assert draft(make_decoder(2, 2), [(0, 0, 9, 0)], 4) == [[7, 8, 10007, 10008]]
+
+
+def test_no_drafts_wanted_still_advances_the_history() -> None:
+    decoder = make_decoder(1, 3)
+    draft(decoder, [(0, 0, 4, 0)], 3)
+    assert draft(decoder, [(0, 4, 1, 3)], 0) == [[]]
+    assert draft(decoder, [(0, 5, 1, 3)], 3) == [[3, 4, 5]]
+
+
+def test_draft_is_int64_for_any_number_of_places() -> None:
+    decoder = make_decoder(2, 2)
+    one = torch.tensor([1])
+    zero = torch.tensor([0])
+    for num_drafts in (0, 1, 4):
+        got = decoder.draft(rows(0, 0, 1), zero, one, zero, zero, num_drafts)
+        assert (got.dtype, got.shape) == (torch.int64, (1, num_drafts))

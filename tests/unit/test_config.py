@@ -1,0 +1,143 @@
+"""Whether heads, target and settings fit: every refusal, each alone and all together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit import folders
+from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.config import MAX_VOCAB, EngineSettings, Target, find_refusals
+from vllm_lmtp.errors import Refusal
+
+TARGET = Target("the-target", folders.HIDDEN, folders.VOCAB)
+SETTINGS = EngineSettings(
+    runner=2,
+    tensor_parallel_size=2,
+    pipeline_parallel_size=2,
+    async_scheduling=True,
+    num_speculative_tokens=None,
+    options={"method": "lmtp", "draft_sample_method": "greedy", "quantization": None},
+)
+
+
+@pytest.fixture
+def heads(tmp_path: Path) -> HeadsCheckpoint:
+    return read_checkpoint(folders.write(tmp_path))
+
+
+def only_refusal(heads: HeadsCheckpoint, target: Target, settings: EngineSettings) -> Refusal:
+    (refusal,) = find_refusals(heads, target, settings)
+    assert all((refusal.where, refusal.field, refusal.found, refusal.expected, refusal.remedy))
+    return refusal
+
+
+def with_option(**option: Any) -> EngineSettings:
+    return replace(SETTINGS, options={**SETTINGS.options, **option})
+
+
+def test_fitting_heads_are_not_refused(heads: HeadsCheckpoint) -> None:
+    assert find_refusals(heads, TARGET, SETTINGS) == []
+
+
+@pytest.mark.parametrize("drafts", [1, 3, 4])
+def test_as_many_drafts_as_the_heads_give(heads: HeadsCheckpoint, drafts: int) -> None:
+    settings = replace(SETTINGS, num_speculative_tokens=drafts)
+    assert find_refusals(heads, TARGET, settings) == []
+
+
+@pytest.mark.parametrize("drafts", [5, 100])
+def test_more_drafts_than_the_heads_give(heads: HeadsCheckpoint, drafts: int) -> None:
+    settings = replace(SETTINGS, num_speculative_tokens=drafts)
+    refusal = only_refusal(heads, TARGET, settings)
+    assert (refusal.field, refusal.found) == ("num_speculative_tokens", str(drafts))
+    assert refusal.expected == "at most 4: 2 head(s) with stride 2"
+    assert "4" in refusal.remedy
+
+
+@pytest.mark.parametrize(("field", "value"), [("hidden_size", 8), ("vocab_size", 7)])
+def test_heads_of_another_target(heads: HeadsCheckpoint, field: str, value: int) -> None:
+    refusal = only_refusal(heads, replace(TARGET, **{field: value}), SETTINGS)
+    assert (refusal.where, refusal.field) == (str(heads.path), field)
+    assert refusal.found == str(getattr(heads, field))
+    assert refusal.expected == f"{value}, as the-target has"
+    assert "the-target" in refusal.remedy
+
+
+def test_vocabulary_that_float32_cannot_count(heads: HeadsCheckpoint) -> None:
+    large = replace(heads, vocab_size=MAX_VOCAB)
+    refusal = only_refusal(large, replace(TARGET, vocab_size=MAX_VOCAB), SETTINGS)
+    assert refusal.field == "vocab_size"
+    assert str(MAX_VOCAB) in refusal.expected
+
+    fits = replace(heads, vocab_size=MAX_VOCAB - 1)
+    assert not find_refusals(fits, replace(TARGET, vocab_size=MAX_VOCAB - 1), SETTINGS)
+
+
+def test_target_that_hands_over_other_states(heads: HeadsCheckpoint) -> None:
+    refusal = only_refusal(heads, replace(TARGET, feeds_lm_head=False), SETTINGS)
+    assert (refusal.where, refusal.field) == ("the-target", "hidden states")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("draft_sample_method", "probabilistic"),
+        ("quantization", "fp8"),
+        ("parallel_drafting", True),
+        ("use_heterogeneous_vocab", True),
+        ("enable_adaptive_verification", True),
+        ("max_model_len", 512),
+        ("draft_tensor_parallel_size", 1),
+    ],
+)
+def test_options_that_would_be_ignored(heads: HeadsCheckpoint, option: str, value: Any) -> None:
+    refusal = only_refusal(heads, TARGET, with_option(**{option: value}))
+    assert (refusal.where, refusal.field) == ("--speculative-config", option)
+    assert refusal.found == repr(value)
+
+
+@pytest.mark.parametrize("value", [None, 2])
+def test_draft_parallelism_may_equal_the_targets(heads: HeadsCheckpoint, value: Any) -> None:
+    assert not find_refusals(heads, TARGET, with_option(draft_tensor_parallel_size=value))
+
+
+def test_runner_v1_takes_no_pipeline(heads: HeadsCheckpoint) -> None:
+    settings = replace(SETTINGS, runner=1, async_scheduling=None)
+    refusal = only_refusal(heads, TARGET, settings)
+    assert refusal.where == "--pipeline-parallel-size"
+    assert refusal.found == "2"
+
+
+def test_runner_v1_takes_no_asynchronous_scheduling(heads: HeadsCheckpoint) -> None:
+    settings = replace(SETTINGS, runner=1, pipeline_parallel_size=1)
+    assert only_refusal(heads, TARGET, settings).where == "--async-scheduling"
+
+
+@pytest.mark.parametrize("choice", [None, False])
+def test_runner_v1_with_plain_settings(heads: HeadsCheckpoint, choice: bool | None) -> None:
+    settings = replace(SETTINGS, runner=1, pipeline_parallel_size=1, async_scheduling=choice)
+    assert find_refusals(heads, TARGET, settings) == []
+
+
+def test_every_reason_is_listed(heads: HeadsCheckpoint) -> None:
+    settings = replace(
+        with_option(quantization="fp8", parallel_drafting=True, draft_tensor_parallel_size=1),
+        runner=1,
+        num_speculative_tokens=9,
+    )
+    target = Target("other", 8, 7, feeds_lm_head=False)
+    assert [r.field for r in find_refusals(heads, target, settings)] == [
+        "hidden_size",
+        "vocab_size",
+        "hidden states",
+        "num_speculative_tokens",
+        "quantization",
+        "parallel_drafting",
+        "draft_tensor_parallel_size",
+        "Model Runner V1",
+        "Model Runner V1",
+    ]

@@ -1,0 +1,137 @@
+"""Whatever a folder holds, `read_checkpoint` returns heads that fit together or refuses it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from tests.unit import folders
+from vllm_lmtp.checkpoint import CONFIG_FILE, INDEX_FILE, read_checkpoint, required_tensors
+from vllm_lmtp.errors import LMTPError
+
+pytestmark = pytest.mark.timeout(120)
+WEIGHTS = save(folders.heads())
+CONFIG = json.dumps(folders.config()).encode()
+HEADER_END = 8 + struct.unpack("<Q", WEIGHTS[:8])[0]
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["lmtp", "F32", "BF16", "LMTPModel", folders.WEIGHTS, "../config.json"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+kinds = st.sampled_from(["flip", "delete", "insert", "cut"])
+edits = st.lists(st.tuples(kinds, st.floats(0, 1), st.binary(max_size=9)), min_size=1, max_size=4)
+
+
+def edit(content: bytes, changes: list[tuple[str, float, bytes]], end: int | None = None) -> bytes:
+    """Change bytes before `end`, at places given as fractions of it."""
+    for kind, place, new in changes:
+        at = int(place * (len(content) if end is None else min(end, len(content))))
+        if kind == "cut":
+            content = content[:at]
+        elif kind == "insert":
+            content = content[:at] + new + content[at:]
+        else:
+            content = content[:at] + (new if kind == "flip" else b"") + content[at + len(new) :]
+    return content
+
+
+def check(files: dict[str, bytes], stride: int | None = None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        try:
+            found = read_checkpoint(folder, stride)
+        except LMTPError:
+            return
+    assert 1 <= found.schedule.n_heads <= 64
+    assert 1 <= found.schedule.stride <= 64
+    assert 1 <= found.num_layers <= 64
+    for tensor in required_tensors(found.schedule.n_heads):
+        shape = found.tensors[tensor].shape
+        assert set(shape) <= {found.hidden_size, found.vocab_size}
+        assert 0 not in shape
+
+
+def test_the_folder_that_is_damaged_below_is_sound() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / CONFIG_FILE).write_bytes(CONFIG)
+        (Path(name) / folders.WEIGHTS).write_bytes(WEIGHTS)
+        assert read_checkpoint(Path(name)).schedule.n_heads == 2
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    changes=st.dictionaries(st.sampled_from([*folders.config(), "num_hidden_layers"]), json_values),
+    removed=st.sets(st.sampled_from([*folders.config()]), max_size=2),
+    stride=st.none() | st.integers(-1, 70),
+)
+def test_any_value_in_the_config(
+    changes: dict[str, Any], removed: set[str], stride: int | None
+) -> None:
+    values = {k: v for k, v in (folders.config() | changes).items() if k not in removed}
+    check({CONFIG_FILE: json.dumps(values).encode(), folders.WEIGHTS: WEIGHTS}, stride)
+
+
+@settings(max_examples=100, deadline=None)
+@given(changes=edits)
+def test_any_bytes_in_the_config(changes: list[tuple[str, float, bytes]]) -> None:
+    check({CONFIG_FILE: edit(CONFIG, changes), folders.WEIGHTS: WEIGHTS})
+
+
+@settings(max_examples=200, deadline=None)
+@given(changes=edits, anywhere=st.booleans())
+def test_any_bytes_in_the_weights(changes: list[tuple[str, float, bytes]], anywhere: bool) -> None:
+    damaged = edit(WEIGHTS, changes, None if anywhere else HEADER_END)
+    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: damaged})
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_any_entry_in_the_header(data: st.DataObject) -> None:
+    header = json.loads(WEIGHTS[8:HEADER_END])
+    name = data.draw(st.sampled_from(sorted(header)))
+    entry = header.pop(name)
+    if data.draw(st.booleans()):
+        entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(
+            json_values | st.lists(st.integers(0, 2**65), max_size=4)
+        )
+    new_name = st.just(name) | st.text(max_size=10).map("heads.heads.{}.lm_head.weight".format)
+    header[data.draw(new_name)] = entry
+    text = json.dumps(header).encode()
+    check(
+        {
+            CONFIG_FILE: CONFIG,
+            folders.WEIGHTS: struct.pack("<Q", len(text)) + text + WEIGHTS[HEADER_END:],
+        }
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(index=json_values | st.fixed_dictionaries({"weight_map": json_values}))
+def test_any_index(index: object) -> None:
+    content = json.dumps(index).encode()
+    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: WEIGHTS, INDEX_FILE: content})
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=200), size=st.none() | st.integers(0, 2**64 - 1))
+def test_any_bytes_as_a_weight_file(content: bytes, size: int | None) -> None:
+    length = b"" if size is None else struct.pack("<Q", size)
+    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: length + content})

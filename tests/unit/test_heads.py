@@ -1,0 +1,232 @@
+"""`LeapHeads` and `load_heads` against plain torch, on one rank and on pretended several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import linear, silu
+
+from tests.unit import folders
+from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.errors import LMTPError
+
+HIDDEN = 32
+EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, parallel_state
+
+    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
+        parallel_state.initialize_model_parallel()
+        yield
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
+
+
+def save(folder: Path, tensors: dict[str, torch.Tensor], layers: int = 1) -> Path:
+    values = folders.config(
+        n_head=sum(name.endswith("lm_head.weight") for name in tensors),
+        head_num_layers=layers,
+        hidden_size=...,
+        vocab_size=...,
+    )
+    return folders.write(folder, tensors, values)
+
+
+def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+    from vllm_lmtp.heads import LeapHeads
+    from vllm_lmtp.weights import load_heads
+
+    found = read_checkpoint(folder)
+    heads = LeapHeads(
+        found.schedule.n_heads, found.num_layers, found.hidden_size, found.vocab_size, dtype
+    )
+    for parameter in heads.parameters():  # so that whatever is not loaded shows
+        parameter.data.fill_(float("nan"))
+    load_heads(heads, found)
+    return heads
+
+
+def logits(
+    tensors: dict[str, torch.Tensor], head: int, rows: torch.Tensor, layers: int
+) -> torch.Tensor:
+    """[N, V] in float32, as the reference model computes them."""
+    part = {k: v.float() for k, v in tensors.items() if k.startswith(f"heads.heads.{head}.")}
+    block = f"heads.heads.{head}.resblock.0.l_proj"
+    x = rows.float()
+    for _ in range(layers):
+        x = x + silu(linear(x, part[f"{block}.weight"], part[f"{block}.bias"]))
+    return linear(x, part[f"heads.heads.{head}.lm_head.weight"])
+
+
+def random_rows(count: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(count, HIDDEN, generator=torch.Generator().manual_seed(5)).to(dtype)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("vocab", [64, 97, 130])
+def test_top_tokens_equal_plain_torch_in_float32(tmp_path: Path, vocab: int, layers: int) -> None:
+    tensors = folders.heads(3, layers, HIDDEN, vocab, torch.float32)
+    heads = load(save(tmp_path, tensors, layers), torch.float32)
+    rows = random_rows(50, torch.float32)
+
+    wanted = torch.stack([logits(tensors, i, rows, layers).argmax(-1) for i in range(3)], dim=-1)
+
+    for num_heads in (1, 2, 3):
+        assert torch.equal(heads.top_tokens(rows, num_heads), wanted[:, :num_heads])
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_top_tokens_in_bfloat16_are_best_up_to_rounding(
+    tmp_path: Path, stored: torch.dtype
+) -> None:
+    tensors = folders.heads(2, 1, HIDDEN, 97, stored)
+    heads = load(save(tmp_path, tensors), torch.bfloat16)
+    rows = random_rows(50, torch.bfloat16)
+
+    top = heads.top_tokens(rows, 2)
+
+    assert top.dtype == torch.int64
+    for head in range(2):
+        exact = logits(tensors, head, rows, 1)
+        lost = exact.amax(-1) - exact.gather(1, top[:, head : head + 1]).squeeze(1)
+        assert float(lost.max()) < 0.02 * float(exact.abs().max())
+
+
+def test_block_copies_may_be_left_out(tmp_path: Path) -> None:
+    whole = folders.heads(2, 3, HIDDEN, 97, torch.float32)
+    first_only = {k: v for k, v in whole.items() if "resblock" not in k or "resblock.0" in k}
+    rows = random_rows(20, torch.float32)
+
+    with_copies = load(save(tmp_path / "whole", whole, layers=3), torch.float32)
+    without = load(save(tmp_path / "first", first_only, layers=3), torch.float32)
+
+    assert torch.equal(with_copies.top_tokens(rows, 2), without.top_tokens(rows, 2))
+
+
+def test_every_parameter_is_loaded_and_none_can_be_trained(tmp_path: Path) -> None:
+    heads = load(save(tmp_path, folders.heads(2, 1, HIDDEN, 97)), torch.bfloat16)
+
+    for name, parameter in heads.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert not parameter.requires_grad, name
+    assert heads.num_bytes == 2 * 2 * (HIDDEN * HIDDEN + HIDDEN + 128 * HIDDEN)
+
+
+def chosen(*scores: tuple[int, float], vocab: int, rest: float) -> dict[str, torch.Tensor]:
+    """One head whose logit on the row of ones is `rest`, but for the given (id, logit) pairs."""
+    tensors = folders.heads(1, 1, HIDDEN, vocab, torch.float32)
+    for name, tensor in tensors.items():
+        tensor.zero_()
+        if name.endswith("lm_head.weight"):
+            tensor += rest / HIDDEN
+            for token, score in scores:
+                tensor[token] = score / HIDDEN
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ties_go_to_the_smaller_id(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = chosen((90, 8.0), (13, 8.0), (96, 8.0), vocab=97, rest=-4.0)
+    heads = load(save(tmp_path, tensors), dtype)
+    assert heads.top_tokens(torch.ones(3, HIDDEN, dtype=dtype), 1).tolist() == [[13]] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_never_wins_over_negative_logits(tmp_path: Path, dtype: torch.dtype) -> None:
+    heads = load(save(tmp_path, chosen((70, -2.0), vocab=97, rest=-4.0)), dtype)
+    assert heads.outputs[0].weight.shape[0] == 128
+    assert heads.top_tokens(torch.ones(1, HIDDEN, dtype=dtype), 1).tolist() == [[70]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "part", ["resblock.0.l_proj.weight", "resblock.0.l_proj.bias", "lm_head.weight"]
+)
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, part: str, value: float) -> None:
+    tensors = folders.heads(2, 1, HIDDEN, 97)
+    name = f"heads.heads.1.{part}"
+    tensors[name].view(-1)[-1] = value
+
+    with pytest.raises(LMTPError) as caught:
+        load(save(tmp_path, tensors), torch.bfloat16)
+
+    (refusal,) = caught.value.refusals
+    assert refusal.where.endswith(folders.WEIGHTS)
+    assert refusal.field == name
+    assert refusal.found.startswith("1 value(s)")
+
+
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+def test_block_copies_that_differ_are_refused(tmp_path: Path, kind: str) -> None:
+    tensors = folders.heads(2, 2, HIDDEN, 97)
+    name = f"heads.heads.1.resblock.1.l_proj.{kind}"
+    tensors[name].view(-1)[3] += 1
+
+    with pytest.raises(LMTPError) as caught:
+        load(save(tmp_path, tensors, layers=2), torch.bfloat16)
+
+    (refusal,) = caught.value.refusals
+    assert refusal.field == name
+    assert "resblock.0" in refusal.found
+
+
+@pytest.fixture
+def top_tokens_on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Computes `top_tokens` as `tp_size` ranks would, one after another."""
+
+    def compute(folder: Path, rows: torch.Tensor, num_heads: int, tp_size: int) -> list:
+        monkeypatch.setattr(f"{EMBEDDING}.get_tensor_model_parallel_world_size", lambda: tp_size)
+        ranks, sent = [], []
+        for rank in range(tp_size):
+            monkeypatch.setattr(f"{EMBEDDING}.get_tensor_model_parallel_rank", lambda r=rank: r)
+            ranks.append(load(folder, torch.float32))
+
+        def collect(pairs: torch.Tensor, dim: int) -> torch.Tensor:
+            assert dim == -1
+            sent.append(pairs)
+            return pairs.repeat(1, tp_size)
+
+        monkeypatch.setattr("vllm_lmtp.heads.tensor_model_parallel_all_gather", collect)
+        for heads in ranks:
+            heads.top_tokens(rows, num_heads)
+        gathered = torch.cat(sent, dim=-1)
+        monkeypatch.setattr(
+            "vllm_lmtp.heads.tensor_model_parallel_all_gather", lambda pairs, dim: gathered
+        )
+        return [heads.top_tokens(rows, num_heads) for heads in ranks]
+
+    return compute
+
+
+@pytest.mark.parametrize(("vocab", "tp_size"), [(509, 2), (130, 3), (70, 4), (64, 2)])
+def test_every_rank_finds_the_global_best(
+    tmp_path: Path, top_tokens_on_ranks, vocab: int, tp_size: int
+) -> None:
+    tensors = folders.heads(2, 1, HIDDEN, vocab, torch.float32)
+    rows = random_rows(40, torch.float32)
+    wanted = torch.stack([logits(tensors, i, rows, 1).argmax(-1) for i in range(2)], dim=-1)
+
+    for got in top_tokens_on_ranks(save(tmp_path, tensors), rows, 2, tp_size):
+        assert torch.equal(got, wanted)
+
+
+def test_ties_between_ranks_go_to_the_smaller_id(tmp_path: Path, top_tokens_on_ranks) -> None:
+    tensors = chosen((500, 8.0), (300, 8.0), (20, 8.0), (7, 4.0), vocab=509, rest=-4.0)
+    for got in top_tokens_on_ranks(save(tmp_path, tensors), torch.ones(2, HIDDEN), 1, 4):
+        assert got.tolist() == [[20], [20]]
+
+
+def test_a_rank_of_nothing_but_padding_never_wins(tmp_path: Path, top_tokens_on_ranks) -> None:
+    """70 tokens are padded to 128, so the last of four ranks holds none."""
+    tensors = chosen((69, -2.0), vocab=70, rest=-4.0)
+    for got in top_tokens_on_ranks(save(tmp_path, tensors), torch.ones(1, HIDDEN), 1, 4):
+        assert got.tolist() == [[69]]

@@ -1,0 +1,255 @@
+"""`History` against an oracle that keeps every row it was ever given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm_lmtp.history import History
+
+SLOTS = 4
+HIDDEN = 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens to the request in `slot` before and in a step.
+
+    before: "" (goes on), "preempted" or "replaced" (the slot is reset, position `jump`), "skipped"
+    (`jump` positions computed without the history), "moved" (position `jump`, slot not reset).
+    kept, rejected: rows of the step; with kept = 0 the request is not in the batch.
+    """
+
+    slot: int
+    before: str
+    jump: int
+    kept: int
+    rejected: int
+
+
+@dataclass
+class Oracle:
+    """All rows of each slot since its last reset, as one unbroken run of positions."""
+
+    stride: int
+    rows: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    end: dict[int, int] = field(default_factory=dict)
+
+    def reset(self, slot: int) -> None:
+        self.rows[slot] = []
+
+    def advance(self, slot: int, start: int, kept: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Rows at lags k-1..0 and how many of them are known."""
+        if self.end.get(slot) != start - 1:
+            self.reset(slot)
+        run = self.rows.setdefault(slot, [])
+        run.extend(kept)
+        self.end[slot] = start + len(kept) - 1
+        known = min(self.stride, len(run))
+        lags = range(self.stride - 1, -1, -1)
+        return torch.stack([run[-1 - min(lag, known - 1)] for lag in lags]), known
+
+
+class Rig:
+    """Feeds the same events to the history and the oracle. Every row ever made is unique."""
+
+    def __init__(self, stride: int, dtype: torch.dtype = torch.float32) -> None:
+        self.history = History(SLOTS, stride, HIDDEN, dtype, "cpu")
+        self.oracle = Oracle(stride)
+        self.position = [0] * SLOTS
+        self.made = 0
+
+    def make_rows(self, count: int) -> torch.Tensor:
+        numbers = torch.arange(self.made, self.made + count)
+        self.made += count
+        rows = torch.stack([numbers % 256, numbers // 256], dim=-1)
+        return rows.to(self.history.tails.dtype)
+
+    def step(self, events: list[Event], num_padded: int = 0) -> None:
+        for event in events:
+            self._before(event)
+        batch = [event for event in events if event.kept]
+        lengths = [event.kept + event.rejected for event in batch]
+        hidden = self.make_rows(sum(lengths) + num_padded)
+        first = torch.tensor([sum(lengths[:i]) for i in range(len(batch))] + [0] * num_padded)
+        got = self.history.advance(
+            hidden,
+            first.long(),
+            torch.tensor([event.kept for event in batch] + [1] * num_padded).long(),
+            torch.tensor([self.position[e.slot] for e in batch] + [0] * num_padded).long(),
+            torch.tensor([e.slot for e in batch] + [self.history.scratch_slot] * num_padded).long(),
+        )
+        for i, event in enumerate(batch):
+            kept = hidden[first[i] : first[i] + event.kept]
+            states, known = self.oracle.advance(event.slot, self.position[event.slot], kept)
+            assert torch.equal(got.states[i], states), (event, got.states[i], states)
+            assert int(got.known[i]) == known, event
+            self.position[event.slot] += event.kept
+
+    def _before(self, event: Event) -> None:
+        if event.before in ("preempted", "replaced"):
+            resumable = self.position[event.slot] if event.before == "preempted" else event.jump
+            self.position[event.slot] = min(event.jump, resumable)
+            self.history.reset(event.slot)
+            self.oracle.reset(event.slot)
+        elif event.before == "skipped":
+            self.position[event.slot] += event.jump
+        elif event.before == "moved":
+            self.position[event.slot] = event.jump
+
+
+def events_of(kinds: tuple[str, ...]) -> st.SearchStrategy[list[tuple[list[Event], int]]]:
+    event = st.builds(
+        Event,
+        slot=st.integers(0, SLOTS - 1),
+        before=st.sampled_from(kinds),
+        jump=st.integers(0, 9),
+        kept=st.integers(0, 6),
+        rejected=st.integers(0, 5),
+    )
+    batch = st.lists(event, max_size=SLOTS, unique_by=lambda e: e.slot)
+    return st.lists(st.tuples(batch.filter(bool), st.integers(0, 2)), min_size=1, max_size=12)
+
+
+ANY_EVENTS = events_of(("", "", "", "preempted", "replaced", "skipped", "moved"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(stride=st.integers(1, 4), steps=ANY_EVENTS)
+def test_states_and_known_equal_the_oracle(
+    stride: int, steps: list[tuple[list[Event], int]]
+) -> None:
+    rig = Rig(stride)
+    for batch, num_padded in steps:
+        rig.step(batch, num_padded)
+
+
+@settings(max_examples=30, deadline=None)
+@given(stride=st.integers(2, 4), steps=events_of(("",)))
+def test_unbroken_requests_are_cold_only_before_their_kth_position(
+    stride: int, steps: list[tuple[list[Event], int]]
+) -> None:
+    rig = Rig(stride, torch.bfloat16)
+    for batch, num_padded in steps:
+        rig.step(batch, num_padded)
+        for event in batch:
+            expected = min(rig.position[event.slot], stride - 1)
+            assert int(rig.history.tail_len[event.slot]) == expected
+
+
+def advance_one(
+    history: History, rows: list[float], start: int, kept: int | None = None, slot: int = 0
+) -> tuple[list[float], int]:
+    """One step of one request whose rows are single numbers: (lags k-1..0, known)."""
+    got = history.advance(
+        torch.tensor(rows).unsqueeze(1),
+        torch.tensor([0]),
+        torch.tensor([len(rows) if kept is None else kept]),
+        torch.tensor([start]),
+        torch.tensor([slot]),
+    )
+    return got.states[0, :, 0].tolist(), int(got.known[0])
+
+
+def numbers_history(stride: int, num_slots: int = 2) -> History:
+    return History(num_slots, stride, 1, torch.float32, "cpu")
+
+
+def test_rejected_rows_leave_no_trace() -> None:
+    history = numbers_history(3)
+    advance_one(history, [0.0, 1.0, 2.0], start=0)
+    assert advance_one(history, [3.0, -1.0, -2.0], start=3, kept=1) == ([1.0, 2.0, 3.0], 3)
+    assert advance_one(history, [4.0, 5.0, -3.0], start=4, kept=2) == ([3.0, 4.0, 5.0], 3)
+
+
+def test_unknown_lags_repeat_the_oldest_known_row() -> None:
+    history = numbers_history(4)
+    assert advance_one(history, [7.0], start=5) == ([7.0, 7.0, 7.0, 7.0], 1)
+    assert advance_one(history, [8.0], start=6) == ([7.0, 7.0, 7.0, 8.0], 2)
+    assert advance_one(history, [9.0], start=7) == ([7.0, 7.0, 8.0, 9.0], 3)
+    assert advance_one(history, [10.0], start=8) == ([7.0, 8.0, 9.0, 10.0], 4)
+
+
+def test_tail_is_dropped_after_a_skipped_step() -> None:
+    history = numbers_history(2)
+    advance_one(history, [0.0, 1.0], start=0)
+    assert advance_one(history, [3.0], start=3) == ([3.0, 3.0], 1)
+
+
+def test_scratch_rows_touch_no_slot() -> None:
+    history = numbers_history(2)
+    advance_one(history, [1.0], start=0, slot=1)
+    advance_one(history, [9.0], start=1, slot=history.scratch_slot)
+    assert advance_one(history, [2.0], start=1, slot=1) == ([1.0, 2.0], 2)
+
+
+def test_stride_one_keeps_nothing() -> None:
+    history = numbers_history(1)
+    assert advance_one(history, [1.0, 2.0, -1.0], start=0, kept=2) == ([2.0], 1)
+    assert history.tails.numel() == 0
+
+
+def test_fresh_slot_does_not_join_at_position_zero() -> None:
+    """tail_end starts at -1, which is exactly one before position 0; only tail_len says no."""
+    assert advance_one(numbers_history(2), [5.0], start=0) == ([5.0, 5.0], 1)
+
+
+def test_reset_is_what_keeps_requests_apart_when_positions_agree() -> None:
+    """Request B starts behind a cached prefix, where request A's tail happens to end."""
+    with_reset, without = numbers_history(2), numbers_history(2)
+    for history in (with_reset, without):
+        advance_one(history, [1.0, 2.0], start=0)
+    with_reset.reset(0)
+
+    assert advance_one(with_reset, [9.0], start=2) == ([9.0, 9.0], 1)
+    assert advance_one(without, [9.0], start=2) == ([2.0, 9.0], 2)
+
+
+def replaced_where_the_tail_ends(rig: Rig) -> None:
+    rig.step([Event(0, "", 0, kept=3, rejected=0)])
+    rig.step([Event(0, "replaced", 3, kept=1, rejected=0)])
+
+
+def rejected_rows_then_one_more(rig: Rig) -> None:
+    rig.step([Event(0, "", 0, kept=2, rejected=2)])
+    rig.step([Event(0, "", 0, kept=1, rejected=0)])
+
+
+def test_the_oracle_notices_a_forgotten_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced_where_the_tail_ends(Rig(2))
+    monkeypatch.setattr(History, "reset", lambda self, slot: None)
+    with pytest.raises(AssertionError):
+        replaced_where_the_tail_ends(Rig(2))
+
+
+def test_the_oracle_notices_a_tail_that_ends_with_rejected_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rejected_rows_then_one_more(Rig(2))
+    advance = History.advance
+
+    def with_all_rows_kept(self: History, hidden, first, kept, start, slots):  # type: ignore[no-untyped-def]
+        return advance(self, hidden, first, torch.full_like(kept, len(hidden)), start, slots)
+
+    monkeypatch.setattr(History, "advance", with_all_rows_kept)
+    with pytest.raises(AssertionError):
+        rejected_rows_then_one_more(Rig(2))
+
+
+def test_the_oracle_notices_a_tail_that_joins_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [[Event(0, "", 0, 2, 0)], [Event(0, "skipped", 1, 1, 0)]]
+    advance = History.advance
+
+    def joins_anywhere(self: History, hidden, first, kept, start, slots):  # type: ignore[no-untyped-def]
+        self.tail_end[slots] = start - 1
+        return advance(self, hidden, first, kept, start, slots)
+
+    monkeypatch.setattr(History, "advance", joins_anywhere)
+    rig = Rig(2)
+    rig.step(steps[0])
+    with pytest.raises(AssertionError):
+        rig.step(steps[1])

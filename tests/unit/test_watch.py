@@ -1,0 +1,129 @@
+"""What the scheduler's watch notes, with stand-ins for the scheduler."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+from vllm_lmtp import watch
+from vllm_lmtp.metrics import cold_drafts
+
+DRAFTS = 6
+
+
+def make_scheduler(stride: int = 3, method: str = "lmtp", **num_tokens: int) -> Any:
+    """num_tokens: for each request, its tokens including the one just sampled."""
+    config = SimpleNamespace(method=method, lmtp_stride=stride, model="heads")
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(speculative_config=config),
+        requests={r: SimpleNamespace(num_tokens=n) for r, n in num_tokens.items()},
+    )
+
+
+def step(
+    new: dict[str, int] | None = None,
+    cached: dict[str, int] | None = None,
+    resumed: tuple[str, ...] = (),
+) -> Any:
+    """A scheduler output; numbers are computed tokens."""
+    cached = cached or {}
+    return SimpleNamespace(
+        scheduled_new_reqs=[
+            SimpleNamespace(req_id=r, num_computed_tokens=n) for r, n in (new or {}).items()
+        ],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=list(cached),
+            num_computed_tokens=list(cached.values()),
+            resumed_req_ids=set(resumed),
+        ),
+    )
+
+
+def judge(scheduler: Any, req_id: str, drafted: int = DRAFTS, accepted: int = 1) -> int:
+    """Cold drafts noted for one verdict."""
+    stats = SpecDecodingStats.new(DRAFTS)
+    watch.note_verdict(scheduler, stats, None, drafted, accepted, None, req_id)
+    return cold_drafts(stats)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("start", [0, 16])
+@pytest.mark.parametrize("computed", range(6))
+def test_cold_if_and_only_if_fewer_than_k_positions_are_known(
+    stride: int, start: int, computed: int
+) -> None:
+    scheduler = make_scheduler(stride, a=start + computed + 1)
+    watch.note_admissions(scheduler, step(new={"a": start}))
+    assert judge(scheduler, "a") == int(computed < stride)
+
+
+def test_resumed_requests_start_anew_and_running_ones_do_not() -> None:
+    scheduler = make_scheduler(3, resumed=11, running=11)
+    watch.note_admissions(scheduler, step(new={"resumed": 0, "running": 0}))
+    watch.note_admissions(
+        scheduler, step(cached={"running": 9, "resumed": 9}, resumed=("resumed",))
+    )
+    assert (judge(scheduler, "resumed"), judge(scheduler, "running")) == (1, 0)
+
+
+def test_request_that_was_never_seen_counts_from_its_first_position() -> None:
+    scheduler = make_scheduler(3, a=3, b=4)
+    assert (judge(scheduler, "a"), judge(scheduler, "b")) == (1, 0)
+
+
+def test_steps_without_drafts_are_not_judged() -> None:
+    scheduler = make_scheduler(3, a=1)
+    assert judge(scheduler, "a", drafted=0, accepted=0) == 0
+    assert not hasattr(scheduler, "lmtp_refused")
+
+
+def test_other_methods_are_left_alone() -> None:
+    scheduler = make_scheduler(3, method="ngram", a=1)
+    watch.note_admissions(scheduler, step(new={"a": 0}))
+    assert judge(scheduler, "a") == 0
+    assert not hasattr(scheduler.requests["a"], "lmtp_start")
+
+    scheduler.vllm_config.speculative_config = None
+    assert judge(scheduler, "a") == 0
+
+
+def test_statistics_may_be_off() -> None:
+    scheduler = make_scheduler(3, a=1)
+    watch.note_verdict(scheduler, None, None, DRAFTS, 0, None, "a")
+    assert scheduler.lmtp_refused == 1
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(
+        watch.logger, "warning_once", lambda text, *args, **_: lines.append(text % args)
+    )
+    return lines
+
+
+def test_heads_that_never_help_are_warned_about_once(warnings: list[str]) -> None:
+    scheduler = make_scheduler(3, a=20)
+    for _ in range(299):
+        judge(scheduler, "a", accepted=0)
+    assert warnings == []
+
+    for _ in range(400):
+        judge(scheduler, "a", accepted=0)
+
+    (line,) = warnings
+    assert "300 drafts in a row" in line
+    assert "stride is not 3" in line
+    assert "doctor --heads heads" in line
+
+
+def test_one_accepted_draft_starts_the_count_anew(warnings: list[str]) -> None:
+    scheduler = make_scheduler(3, a=20)
+    for round_accepted in (1, 0):
+        for _ in range(299):
+            judge(scheduler, "a", accepted=0)
+        judge(scheduler, "a", accepted=1 + round_accepted)
+    assert warnings == []

@@ -1,0 +1,179 @@
+"""Plain decoding against L-MTP in one process: outputs, acceptance, speed, as plain values."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_lmtp import __version__
+from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint, read_config
+from vllm_lmtp.cli.acceptance import summarise
+from vllm_lmtp.cli.engines import Engine, Run
+from vllm_lmtp.cli.openings import OPENINGS
+from vllm_lmtp.cli.output import print_progress
+from vllm_lmtp.cli.tokenizer import has_tokenizer
+from vllm_lmtp.hub import resolve_folder
+
+# Longer than any prompt of ours; a large model's whole context would not fit a small cache.
+ROOM_FOR_PROMPT = 128
+
+
+def compare(
+    model: str,
+    *,
+    heads: str | None,
+    stride: int | None,
+    num_prompts: int,
+    max_tokens: int,
+    temperature: float,
+    dtype: str,
+    rounds: int,
+) -> dict[str, Any]:
+    """Run both engines and compare them.
+
+    Rounds alternate between the engines prompt by prompt, so that whatever else the machine does
+    falls on both; speeds are medians over the rounds.
+
+    Raises:
+        LMTPError: the checkpoint cannot be served.
+    """
+    checkpoint = read_checkpoint(resolve_folder(heads or model), stride)
+    readable = has_tokenizer(model)
+    prompts: list[Any] = list(OPENINGS[:num_prompts])
+    if not readable:
+        prompts = _random_prompts(num_prompts, checkpoint.vocab_size)
+    options = {
+        "dtype": dtype,
+        "max_num_seqs": num_prompts,
+        "max_model_len": _context(model, max_tokens),
+    }
+    speculative = {"method": "lmtp", "model": heads, "lmtp_stride": stride}
+    plain = _start("plain", Engine, model, None, readable, **options)
+    lmtp = _start(
+        "L-MTP",
+        Engine,
+        model,
+        {key: value for key, value in speculative.items() if value is not None},
+        readable,
+        **options,
+    )
+    pair = _Pair(plain, lmtp, max_tokens, temperature)
+    print_progress("warming up ...")
+    pair.generate(prompts)
+    single: list[tuple[Run, Run]] = []
+    batch: list[tuple[Run, Run]] = []
+    for number in range(1, rounds + 1):
+        print_progress(f"round {number} of {rounds} ...")
+        single.append(pair.generate_one_by_one(prompts))
+        batch.append(pair.generate(prompts))
+    runner = 2 if lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
+    plain.close()
+    lmtp.close()
+    texts = [_compare_prompt(i, prompts[i], single[0], batch[0]) for i in range(num_prompts)]
+    return {
+        "versions": {"vllm_lmtp": __version__, "vllm": _vllm_version(), "model_runner": runner},
+        "model": model,
+        "heads": str(checkpoint.path),
+        "n_heads": checkpoint.schedule.n_heads,
+        "stride": checkpoint.schedule.stride,
+        "settings": {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "dtype": dtype,
+            "rounds": rounds,
+        },
+        "prompts": texts,
+        "must_be_identical": temperature == 0 and dtype == "float32",
+        "identical": all(text["identical"] for text in texts),
+        "acceptance": _acceptance(checkpoint, [lmtp for _, lmtp in single]),
+        "speed": [_speed(1, single), _speed(num_prompts, batch)],
+    }
+
+
+class _Pair:
+    """Both engines, asked the same."""
+
+    def __init__(self, plain: Engine, lmtp: Engine, max_tokens: int, temperature: float) -> None:
+        self.plain, self.lmtp = plain, lmtp
+        self.params = (max_tokens, temperature)
+
+    def generate(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
+        """All prompts at once, plain and then L-MTP."""
+        return (
+            self.plain.generate(prompts, *self.params),
+            self.lmtp.generate(prompts, *self.params),
+        )
+
+    def generate_one_by_one(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
+        """One stream at a time."""
+        plain, lmtp = Run(), Run()
+        for prompt in prompts:
+            one, other = self.generate([prompt])
+            plain.add(one)
+            lmtp.add(other)
+        return plain, lmtp
+
+
+def _start(name: str, kind: type[Engine], *args: Any, **options: Any) -> Engine:
+    start = time.perf_counter()
+    engine = kind(*args, **options)
+    print_progress(f"started the {name} engine in {time.perf_counter() - start:.1f} s")
+    return engine
+
+
+def _compare_prompt(
+    number: int, prompt: Any, single: tuple[Run, Run], batch: tuple[Run, Run]
+) -> dict[str, Any]:
+    plain, lmtp = single
+    alone = plain.tokens[number] == lmtp.tokens[number]
+    together = batch[0].tokens[number] == batch[1].tokens[number]
+    return {
+        "prompt": prompt,
+        "plain": {"text": plain.texts[number], "tokens": plain.tokens[number]},
+        "lmtp": {"text": lmtp.texts[number], "tokens": lmtp.tokens[number]},
+        "identical_alone": alone,
+        "identical_in_batch": together,
+        "identical": alone and together,
+    }
+
+
+def _acceptance(checkpoint: HeadsCheckpoint, runs: Sequence[Run]) -> dict[str, Any]:
+    """Of all rounds with one stream, where every engine step is one step of one request."""
+    total = Run()
+    for run in runs:
+        total.add(run)
+    return summarise(checkpoint.schedule, total)
+
+
+def _speed(streams: int, rounds: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
+    """Tokens a second of both engines; the ratio is the median of the rounds' own ratios."""
+    plain = [p.num_tokens / p.seconds for p, _ in rounds]
+    lmtp = [q.num_tokens / q.seconds for _, q in rounds]
+    ratios = [q / p for p, q in zip(plain, lmtp, strict=True)]
+    return {
+        "streams": streams,
+        "plain_tokens_per_second": statistics.median(plain),
+        "lmtp_tokens_per_second": statistics.median(lmtp),
+        "ratio": statistics.median(ratios),
+        "ratio_of_each_round": ratios,
+    }
+
+
+def _random_prompts(count: int, vocab_size: int) -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(vocab_size) for _ in range(4)] for _ in range(count)]
+
+
+def _context(model: str, max_tokens: int) -> int:
+    config = read_config(resolve_folder(model))
+    most = config.get("max_position_embeddings") or max_tokens + ROOM_FOR_PROMPT
+    return min(int(most), max_tokens + ROOM_FOR_PROMPT)
+
+
+def _vllm_version() -> str:
+    from vllm_lmtp.compat import vllm_version
+
+    return vllm_version()

@@ -1,0 +1,55 @@
+"""`vllm-lmtp train`: train leap heads for a model, from one configuration file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vllm_lmtp.cli.output import add_json_flag, print_json, stdout_to_stderr
+from vllm_lmtp.errors import refuse
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `train`."""
+    parser = subparsers.add_parser("train", help="train leap heads", description=__doc__)
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a file such as configs/train/*"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the checkpoint")
+    parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model to train heads for")
+    add_json_flag(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, then print what the run reports.
+
+    Raises:
+        LMTPError: no such configuration, or the training extra is not installed.
+    """
+    if not args.config.is_file():
+        raise refuse(
+            str(args.config),
+            "path",
+            found="a folder" if args.config.is_dir() else "nothing there",
+            expected="a training configuration",
+            remedy="give one of the files in configs/train/",
+        )
+    with stdout_to_stderr():
+        try:
+            from vllm_lmtp.training.run import run as train
+        except ModuleNotFoundError as error:
+            raise refuse(
+                "vllm_lmtp.training",
+                "import",
+                found=f"no module {error.name!r}",
+                expected="the packages that training needs",
+                remedy='pip install "vllm-lmtp[train]"',
+            ) from error
+        report = train(args.config, output=args.output, teacher=args.teacher)
+    if args.json:
+        print_json(report)
+    else:
+        for name, value in report.items():
+            print(f"{name:<24} {value}")
+    return 0

@@ -1,0 +1,111 @@
+"""Sampled texts read back for training: which are kept and which are held out.
+
+A text is dropped when it never ended (cut by the length limit), when it loops, or when the same
+text was seen before; each reason is counted. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_lmtp.errors import refuse
+
+# A text whose 4-word phrases recur this often on average goes round in circles; in the stories
+# the ratio of an ordinary text stays below 1.5.
+LOOP_WORDS = 4
+LOOP_RATIO = 2.0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """texts: kept records, in file order. counts: read, kept and dropped, by reason."""
+
+    texts: tuple[dict[str, Any], ...]
+    counts: dict[str, int]
+
+    def split(self, held_out: int) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+        """(training, held-out) records; the held-out ones lie evenly over the shards.
+
+        Raises:
+            LMTPError: nothing would be left to train on.
+        """
+        if not 0 < held_out < len(self.texts):
+            raise refuse(
+                "training file",
+                "held_out",
+                found=held_out,
+                expected=f"from 1 to {len(self.texts) - 1}, as {len(self.texts)} texts were kept",
+                remedy="hold out fewer texts, or sample more",
+            )
+        chosen = {i * len(self.texts) // held_out for i in range(held_out)}
+        train = tuple(t for i, t in enumerate(self.texts) if i not in chosen)
+        return train, tuple(t for i, t in enumerate(self.texts) if i in chosen)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The finished shards of a folder, in order; unfinished ones have another suffix."""
+    return sorted(folder.glob("shard-*.jsonl"))
+
+
+def read_corpus(shards: Sequence[Path]) -> Corpus:
+    """Read shards that `sample` wrote.
+
+    Raises:
+        LMTPError: a line is not a record, or no text was kept.
+    """
+    counts: Counter[str] = Counter(read=0, unended=0, loops=0, duplicates=0)
+    seen: set[str] = set()
+    kept: list[dict[str, Any]] = []
+    for shard in shards:
+        with shard.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                record = _record(shard, number, line)
+                counts["read"] += 1
+                text = record["text"]
+                if not record["ended"] or not text:
+                    counts["unended"] += 1
+                elif loops(text):
+                    counts["loops"] += 1
+                elif text in seen:
+                    counts["duplicates"] += 1
+                else:
+                    seen.add(text)
+                    kept.append(record)
+    if not kept:
+        raise refuse(
+            str(shards[0].parent) if shards else "corpus",
+            "texts",
+            found=f"none kept of {counts['read']}",
+            expected="texts that ended by themselves",
+            remedy="raise max_tokens, or check that the sampled model ends its texts with EOS",
+        )
+    counts["kept"] = len(kept)
+    return Corpus(tuple(kept), dict(counts))
+
+
+def loops(text: str) -> bool:
+    """Whether a text repeats its own phrases over and over."""
+    words = text.split()
+    phrases = [tuple(words[i : i + LOOP_WORDS]) for i in range(len(words) - LOOP_WORDS + 1)]
+    return len(phrases) >= 2 * LOOP_WORDS and len(phrases) >= LOOP_RATIO * len(set(phrases))
+
+
+def _record(shard: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if isinstance(record["text"], str) and isinstance(record["ended"], bool):
+            return dict(record)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise refuse(
+        f"{shard}:{number}",
+        "record",
+        found=repr(line[:60]),
+        expected='a JSON object with "text" and "ended"',
+        remedy="delete the shard; the next run samples it again",
+    )

@@ -1,0 +1,198 @@
+"""Sample texts from any causal language model through vLLM's offline engine, in JSONL shards.
+
+A shard appears only when it is whole, and an existing shard is never sampled again, so an
+interrupted run goes on where it stopped. Shard j uses seed `seed + j`, whichever shards were made
+before it.
+
+Run as a program, in a process of its own, because an engine keeps its threads and its memory until
+its process ends:  python -m vllm_lmtp.training.sample MODEL OUTPUT SETTINGS.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.config import SampleConfig
+from vllm_lmtp.training.parse import parse, read_yaml
+from vllm_lmtp.training.save import write_json
+
+log = logging.getLogger(__name__)
+PROVENANCE = "provenance.json"
+
+
+def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> None:
+    """Run `sample` in its own process; returns at once when every shard exists.
+
+    Raises:
+        LMTPError: the process failed, or the folder holds texts of other settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    check_provenance(model, output, config)
+    if not missing_shards(output, config):
+        return
+    settings = output / "settings.yaml"
+    # JSON is YAML too, and needs no second writer.
+    write_json(settings, vars(config) | {"temperatures": list(config.temperatures)})
+    code = subprocess.run(
+        [sys.executable, "-m", "vllm_lmtp.training.sample", str(model), str(output), str(settings)],
+        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)},
+    ).returncode
+    if code or missing_shards(output, config):
+        raise refuse(
+            "sampling",
+            "exit code",
+            found=code,
+            expected="0 and every shard written",
+            remedy="read the engine's message above; a second run keeps the finished shards",
+        )
+
+
+def sample(model: Path, output: Path, config: SampleConfig) -> None:
+    """Write the missing shards of `config` to `output`.
+
+    A line holds "text" (stripped, without the prompt), "ended" (whether the model ended it),
+    "temperature", "tokens" (prompt and text as ids, without the end token) and "prompt".
+
+    Raises:
+        LMTPError: the prompts cannot be read, or the folder holds texts of other settings.
+    """
+    from vllm import LLM, SamplingParams
+
+    check_provenance(model, output, config)
+    engine = LLM(
+        str(model),
+        dtype=config.dtype,
+        max_num_seqs=config.batch,
+        max_model_len=_model_length(model, config),
+        enable_prefix_caching=False,
+        seed=config.seed,
+    )
+    prompts = list(_prompts(config, engine.get_tokenizer()))
+    started, made = time.time(), 0
+    for shard in missing_shards(output, config):
+        temperature = config.temperatures[shard % len(config.temperatures)]
+        params = [
+            SamplingParams(
+                temperature=temperature,
+                top_p=config.top_p,
+                max_tokens=config.max_tokens,
+                stop_token_ids=list(config.stop_token_ids),
+                # One seed per text: the result must not depend on how the engine batches them.
+                seed=(config.seed + shard) * 1_000_003 + number,
+            )
+            for number in range(config.texts_per_shard)
+        ]
+        first = shard * config.texts_per_shard
+        chosen = [prompts[(first + i) % len(prompts)] for i in range(config.texts_per_shard)]
+        results = engine.generate([ids for _, ids in chosen], params, use_tqdm=False)
+        path = output / shard_name(shard)
+        part = path.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            for (prompt, ids), result in zip(chosen, results, strict=True):
+                record = _record(prompt, ids["prompt_token_ids"], result.outputs[0], temperature)
+                made += len(record["tokens"])
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        part.replace(path)
+        rate = made / (time.time() - started)
+        log.info("shard %d of %d: %.0f tokens/s", shard + 1, config.shards, rate)
+
+
+def shard_name(shard: int) -> str:
+    """File name of a finished shard."""
+    return f"shard-{shard:03d}.jsonl"
+
+
+def missing_shards(output: Path, config: SampleConfig) -> list[int]:
+    """Shards that do not exist yet."""
+    return [j for j in range(config.shards) if not (output / shard_name(j)).exists()]
+
+
+def check_provenance(model: Path, output: Path, config: SampleConfig) -> None:
+    """Write how a folder's texts are made, or compare with what was written before.
+
+    The number of shards may differ, so that a corpus can grow. A folder with shards but without
+    the file is taken as it is: its texts were brought from elsewhere.
+
+    Raises:
+        LMTPError: the folder holds texts of another model or of other settings.
+    """
+    path = output / PROVENANCE
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}
+    settings.pop("shards")
+    facts = {"model": _identity(model), "settings": settings}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for field, value in facts.items():
+            if before.get(field) != value:
+                raise refuse(
+                    str(path),
+                    field,
+                    found=before.get(field),
+                    expected=f"{value}, as the training file states",
+                    remedy="name another output folder, or delete this one to sample anew",
+                )
+    elif not any(output.glob("shard-*.jsonl")):
+        versions = {name: version(name) for name in ("torch", "transformers")}
+        write_json(path, facts | {"versions": versions})
+
+
+def _identity(model: Path) -> dict[str, Any]:
+    """A model by its folder name and the sizes of its weight files: no path of any machine."""
+    weights = sorted(model.glob("*.safetensors"))
+    return {"name": model.resolve().name, "weights": {p.name: p.stat().st_size for p in weights}}
+
+
+def _model_length(model: Path, config: SampleConfig) -> int | None:
+    """Room for BOS and a text; with prompts the model's own limit."""
+    return None if config.prompts else config.max_tokens + 1
+
+
+def _prompts(config: SampleConfig, tokenizer: Any) -> Iterator[tuple[str, dict[str, list[int]]]]:
+    if config.prompts is None:
+        yield "", {"prompt_token_ids": [tokenizer.bos_token_id]}
+        return
+    for number, line in enumerate(Path(config.prompts).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            prompt = str(json.loads(line)["prompt"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise refuse(
+                f"{config.prompts}:{number}",
+                "prompt",
+                found=repr(line[:60]),
+                expected='a JSON object with "prompt"',
+                remedy="write one such object a line",
+            ) from error
+        yield prompt, {"prompt_token_ids": tokenizer.encode(prompt)}
+
+
+def _record(prompt: str, prompt_ids: list[int], output: Any, temperature: float) -> dict[str, Any]:
+    ended = output.finish_reason == "stop"
+    # vLLM keeps the token that ended the text; training rows add EOS themselves.
+    ids = list(output.token_ids)[:-1] if ended else list(output.token_ids)
+    return {
+        "text": output.text.strip(),
+        "ended": ended,
+        "temperature": temperature,
+        "prompt": prompt,
+        "tokens": [*prompt_ids, *ids],
+    }
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    _settings = Path(sys.argv[3])
+    sample(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        parse(SampleConfig, read_yaml(_settings), str(_settings)),
+    )

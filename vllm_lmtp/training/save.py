@@ -1,0 +1,65 @@
+"""Writing a checkpoint folder so that it is either whole or untouched.
+
+A full disk or a kill while saving must leave the previous checkpoint as it was: everything is
+written to a folder beside the target, flushed, and only then renamed into place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NEW, OLD = ".new", ".old"
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends without an error.
+
+    After an error the empty folder is removed and `target` is what it was. Between the two
+    renames at the end `target` is missing for an instant; a crash exactly there leaves the old
+    folder under `<name>.old`, which the next save puts back before it starts.
+    """
+    target = Path(os.path.abspath(target))
+    new, old = (target.with_name(f".{target.name}{suffix}") for suffix in (NEW, OLD))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        for path in sorted(new.rglob("*")):
+            if path.is_file():
+                _flush(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON file, replacing the old one only when the new one is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _flush(part)
+    part.replace(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
