@@ -7,6 +7,7 @@ is changed once, when vLLM imports its module.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import wrapt
 
@@ -67,7 +68,7 @@ def applied(binding: Binding) -> bool:
     return binding in _applied
 
 
-def _changer(binding: Binding):  # type: ignore[no-untyped-def]
+def _changer(binding: Binding) -> Callable[[object], None]:
     def change(module: object) -> None:
         parent, name, original = wrapt.resolve_path(module, binding.attribute)
         setattr(parent, name, binding.change(original))

@@ -20,8 +20,12 @@ def _expand(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
 
 
 def _constrain(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    logits = args[0] if args else kwargs["logits"]
-    return wrapped(*args, **kwargs) if len(logits) else logits
+    from vllm_lmtp.proposer import LMTPProposer
+
+    logits = args[0]
+    if LMTPProposer.in_use and not len(logits):
+        return logits
+    return wrapped(*args, **kwargs)
 
 
 PATCH = Patch(

@@ -18,7 +18,7 @@ def _create(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any:
 
 PATCH = Patch(
     name="model_config",
-    why="Stage-1 checkpoints name the architecture LMTPModel, which vLLM takes for a pooling model.",
+    why="Stage-1 checkpoints name the architecture LMTPModel; vLLM takes that for a pooling model.",
     bindings=(Binding("vllm.engine.arg_utils", "EngineArgs.create_model_config", around(_create)),),
     written_against="vllm/engine/arg_utils.py, EngineArgs.create_model_config (0.32.0, 0.33.0)",
     upstream="none: the architecture name is the checkpoints' own",

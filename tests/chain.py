@@ -134,7 +134,7 @@ def embeddings() -> torch.Tensor:
 
 
 def _rows(embed: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
-    """The matrix whose row mapping[x] is embed[x], so that reading embed[x] votes for mapping[x]."""
+    """The matrix with row mapping[x] = embed[x], so that reading embed[x] votes for mapping[x]."""
     matrix = torch.empty_like(embed)
     matrix[torch.tensor(mapping)] = embed
     return matrix

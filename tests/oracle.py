@@ -11,19 +11,24 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.chain import Counters
 
 
 @dataclass
 class Oracle:
-    """A stage-1 checkpoint in float32, run by transformers."""
+    """Target and heads in float32, run by transformers.
+
+    folder: holds the heads. target: an ordinary model; None when `folder` is a stage-1 checkpoint.
+    """
 
     folder: Path
+    target: Path | None = None
 
     def __post_init__(self) -> None:
         raw = json.loads((self.folder / "config.json").read_text())
@@ -31,13 +36,13 @@ class Oracle:
         tensors = {}
         for file in sorted(self.folder.glob("*.safetensors")):
             tensors |= {name: t.float() for name, t in load_file(file).items()}
-        config = AutoConfig.from_pretrained(self.folder)
-        self.model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        backbone = {n: t for n, t in tensors.items() if not n.startswith("heads.")}
-        loaded = self.model.load_state_dict(backbone, strict=False)
-        assert not loaded.unexpected_keys
-        assert set(loaded.missing_keys) <= {"lm_head.weight"}
-        self.model.tie_weights()
+        if self.target is None:
+            self.model = self._stage1_backbone(tensors)
+        else:
+            auto = AutoModelForCausalLM
+            if "vision_config" in json.loads((self.target / "config.json").read_text()):
+                auto = AutoModelForImageTextToText
+            self.model = auto.from_pretrained(self.target, dtype=torch.float32).eval()
         self.heads = [
             [
                 tensors[f"heads.heads.{i}.{part}"]
@@ -45,7 +50,17 @@ class Oracle:
             ]
             for i in range(self.n_heads)
         ]
-        self.eos = raw["eos_token_id"]
+        self.eos = raw.get("eos_token_id")
+
+    def _stage1_backbone(self, tensors: dict[str, torch.Tensor]) -> Any:
+        config = AutoConfig.from_pretrained(self.folder)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        backbone = {n: t for n, t in tensors.items() if not n.startswith("heads.")}
+        loaded = model.load_state_dict(backbone, strict=False)
+        assert not loaded.unexpected_keys
+        assert set(loaded.missing_keys) <= {"lm_head.weight"}
+        model.tie_weights()
+        return model
 
     @torch.inference_mode()
     def expect(

@@ -85,9 +85,7 @@ UNSUPPORTED = (
         "leap heads give no confidence",
         "leave it out",
     ),
-    _Unsupported(
-        "max_model_len", (None,), "heads have no context of their own", "leave it out"
-    ),
+    _Unsupported("max_model_len", (None,), "heads have no context of their own", "leave it out"),
 )
 
 

@@ -11,6 +11,8 @@ settles the rest. Ties go to the smaller id, on one rank or many.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from vllm.distributed import tensor_model_parallel_all_gather
@@ -44,6 +46,10 @@ class LeapHeads(nn.Module):
         )
         self.requires_grad_(False)
 
+    def output(self, head: int) -> Any:
+        """The `ParallelLMHead` of a head."""
+        return self.outputs[head]
+
     @property
     def num_bytes(self) -> int:
         """Bytes of this rank's head weights."""
@@ -62,7 +68,7 @@ class LeapHeads(nn.Module):
         local = [self._local_top(rows, head) for head in range(num_heads)]
         values = torch.stack([value for value, _ in local], dim=-1)
         ids = torch.stack([index for _, index in local], dim=-1)
-        tp_size = self.outputs[0].tp_size
+        tp_size = self.output(0).tp_size
         if tp_size == 1:
             return ids
         # float32 carries ids exactly below 2**24, and vLLM's CPU collectives know no int64.
@@ -77,7 +83,7 @@ class LeapHeads(nn.Module):
         x = rows
         for _ in range(self.num_layers):
             x = x + nn.functional.silu(self.blocks[head](x))
-        output = self.outputs[head]
+        output = self.output(head)
         logits = output.quant_method.apply(output, x)
         shard = output.shard_indices
         if shard.num_org_vocab_padding > 0:

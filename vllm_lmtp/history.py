@@ -28,8 +28,8 @@ class Rows:
     """What the heads read.
 
     states: [R, k, H], the dtype of the model, oldest first: entry j has lag k - 1 - j.
-    known: [R] int64, how many of the lags 0..k-1 are really known, 1..k. A lag beyond them is filled
-        with the oldest known row, so that shapes stay static; the draft is then called cold.
+    known: [R] int64, how many of the lags 0..k-1 are really known, 1..k. A lag beyond them is
+        filled with the oldest known row, so that shapes stay static; the draft is then cold.
     """
 
     states: torch.Tensor

@@ -3,8 +3,8 @@
 Integers only. A head i (0-based) read at position t predicts the token at t + 1 + k(i + 1), where
 k is the stride (`skip_token` on disk). The model itself gives t + 1. To fill the offsets between,
 *backward decoding* reads the same heads on the hidden states of earlier positions: offset o is
-filled by head ceil((o - 1) / k) - 1 read `lag` positions back (arXiv 2505.17505, section 3, equation
-6; its printed lag is wrong for k >= 3, see docs/design.md).
+filled by head ceil((o - 1) / k) - 1 read `lag` positions back (arXiv 2505.17505, section 3,
+equation 6; read literally, that equation swaps lags for k >= 3, see docs/design.md).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
     Without lmtp it behaves as its base.
     """
 
-    class LMTPSpecDecodingProm(prometheus_class):  # type: ignore[misc]
+    class LMTPSpecDecodingProm(prometheus_class):
         def __init__(
             self,
             speculative_config: Any,

@@ -23,7 +23,7 @@ CLASS_PATH = "vllm_lmtp.proposer.LMTPProposer"
 
 @contextmanager
 def as_custom_class(speculative_config: Any) -> Iterator[None]:
-    """While V1 builds its drafter, present lmtp as a custom class, the one open entry in its list."""
+    """While V1 builds its drafter, present lmtp as a custom class, the open entry in its list."""
     if speculative_config is None or speculative_config.method != "lmtp":
         yield
         return

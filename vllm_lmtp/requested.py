@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ METHOD = "lmtp"
 def asks_for_lmtp(engine_args: Any) -> bool:
     """Whether the method is `lmtp`, or left open with a drafter that is a folder of leap heads.
 
-    `speculative_config="lmtp"`, which vLLM itself would not take offline, is made a dict here.
+    `speculative_config="lmtp"`, which vLLM itself would not take offline, is made a dict here, and
+    an open method is filled in.
 
     Raises:
         LMTPError: another method was asked for on a folder of leap heads.
     """
     given = engine_args.speculative_config
-    if isinstance(given, str):
-        given = engine_args.speculative_config = {"method": given}
-    given = {key.replace("-", "_"): value for key, value in (given or {}).items()}
-    method = engine_args.spec_method or given.get("method")
-    model = engine_args.spec_model or given.get("model")
+    if given == METHOD:
+        given = engine_args.speculative_config = {"method": METHOD}
+    if not isinstance(given, dict | None):
+        return False
+    options = {key.replace("-", "_"): value for key, value in (given or {}).items()}
+    method = engine_args.spec_method or options.get("method")
+    model = engine_args.spec_model or options.get("model")
     if method == METHOD:
         return True
     if not _is_lmtp_folder(model):
@@ -41,7 +45,7 @@ def asks_for_lmtp(engine_args: Any) -> bool:
             expected=f"{METHOD!r}",
             remedy=f'use {{"method": "{METHOD}", "model": "{model}"}}',
         )
-    engine_args.speculative_config["method"] = METHOD
+    engine_args.speculative_config = {**(given or {}), "method": METHOD}
     return True
 
 
@@ -56,19 +60,20 @@ def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any
 
     from vllm_lmtp.spec_config import LMTPSpeculativeConfig, as_lmtp_error, runner_in_use
 
-    if engine_args.speculative_config is None:
-        engine_args.speculative_config = {}
-    engine_args.speculative_config["lmtp_async_scheduling"] = engine_args.async_scheduling
+    engine_args.speculative_config = {
+        **(engine_args.speculative_config or {}),
+        "lmtp_async_scheduling": engine_args.async_scheduling,
+    }
     if runner_in_use() == 1 and engine_args.async_scheduling is None:
         engine_args.async_scheduling = False  # vLLM's default would be on; V1 drafts synchronously
     original = arg_utils.SpeculativeConfig
-    arg_utils.SpeculativeConfig = LMTPSpeculativeConfig  # type: ignore[misc]
+    arg_utils.SpeculativeConfig = LMTPSpeculativeConfig
     try:
         return wrapped(*args, **kwargs)
     except ValidationError as error:
         raise as_lmtp_error(error) from None
     finally:
-        arg_utils.SpeculativeConfig = original  # type: ignore[misc]
+        arg_utils.SpeculativeConfig = original
 
 
 def _is_lmtp_folder(model: Any) -> bool:
@@ -97,8 +102,9 @@ def target_overrides(model: str, revision: str | None, hf_overrides: Any) -> Any
         return hf_overrides
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    plain = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(raw.get("model_type", ""))
-    if plain is None:
+    model_type = raw.get("model_type")
+    known = isinstance(model_type, str) and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not known:
         raise refuse(
             f"{model}/config.json",
             "model_type",
@@ -106,15 +112,19 @@ def target_overrides(model: str, revision: str | None, hf_overrides: Any) -> Any
             expected="the backbone's type, such as 'llama', 'qwen2' or 'gemma3_text'",
             remedy="set it to the type of the model that the heads were trained on",
         )
-    ours = {"architectures": [plain], "head_type": HEAD_TYPE}
+    ours = {
+        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]],
+        "head_type": HEAD_TYPE,
+    }
     if callable(hf_overrides):
-
-        def compose(config: Any) -> Any:
-            config.update(ours)
-            return hf_overrides(config)
-
-        return compose
+        return functools.partial(_override_then, hf_overrides, ours)
     return ours | (hf_overrides or {})
+
+
+def _override_then(users: Any, ours: dict[str, Any], config: Any) -> Any:
+    """Our overrides, then the user's callable; at module level, so that it can be pickled."""
+    config.update(ours)
+    return users(config)
 
 
 def _raw_config(model: str, revision: str | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ nothing new. It is pickled into engine, worker and Ray processes: keep this modu
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from vllm.config import ModelConfig, SpeculativeConfig
@@ -19,7 +19,7 @@ from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.hub import resolve_folder
 from vllm_lmtp.leap import LeapSchedule
 
-METHOD = "lmtp"
+METHOD: Final = "lmtp"
 
 
 def runner_in_use() -> int:
@@ -40,7 +40,12 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
     """
 
-    method: Literal["lmtp"] = METHOD  # type: ignore[assignment]
+    if TYPE_CHECKING:  # vLLM's own fields that are read here
+        model: str | None
+        revision: str | None
+        num_speculative_tokens: int | None
+
+    method: Literal["lmtp"] = METHOD
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_async_scheduling: bool | None = None
     """Set from `--async-scheduling`; not for users."""

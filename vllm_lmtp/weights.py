@@ -33,27 +33,28 @@ def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint) -> None:
         with safe_open(file, framework="pt") as handle:
             for name in names:
                 _load_tensor(heads, name, handle.get_slice(name), checkpoint.tensors[name])
-    for output in heads.outputs:
+    for head in range(len(heads.outputs)):
+        output = heads.output(head)
         output.quant_method.process_weights_after_loading(output)
 
 
 def _load_tensor(heads: LeapHeads, name: str, tensor_slice: object, info: TensorInfo) -> None:
     if match := _OUTPUT.fullmatch(name):
-        output = heads.outputs[int(match[1])]
+        output = heads.output(int(match[1]))
         shard = output.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
-        value = _finite(name, tensor_slice[start:end], info)  # type: ignore[index]
-        output.weight.data[: end - start].copy_(value)
+        rows = tensor_slice[start:end]  # type: ignore[index]
+        output.weight.data[: end - start].copy_(_finite(name, rows.to(output.weight.dtype), info))
         output.weight.data[end - start :].zero_()
         return
     match = _BLOCK.fullmatch(name)
     assert match is not None, name
     head, layer, kind = int(match[1]), int(match[2]), match[3]
     parameter = getattr(heads.blocks[head], kind)
-    value = _finite(name, tensor_slice[:], info)  # type: ignore[index]
+    value = _finite(name, tensor_slice[:].to(parameter.dtype), info)  # type: ignore[index]
     if layer == 0:
         parameter.data.copy_(value)
-    elif not torch.equal(parameter.data, value.to(parameter)):
+    elif not torch.equal(parameter.data, value.to(parameter.device)):
         raise refuse(
             str(info.file),
             name,
@@ -64,13 +65,14 @@ def _load_tensor(heads: LeapHeads, name: str, tensor_slice: object, info: Tensor
 
 
 def _finite(name: str, value: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """`value`, already in the dtype that is served: float16 cannot hold all that float32 can."""
     bad = int(value.numel() - torch.isfinite(value).sum())
     if bad:
         raise refuse(
             str(info.file),
             name,
             found=f"{bad} value(s) that are NaN or infinite",
-            expected="finite values",
+            expected=f"finite values in {value.dtype}",
             remedy="the training run diverged or the file is damaged; use an earlier checkpoint",
         )
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -32,18 +33,28 @@ class EngineHost:
         asynchronous: asynchronous scheduling (runner 2 only).
         log: file that gets everything vLLM prints.
         processes: engine core and workers in processes of their own, as vLLM has it by default.
+        path: a folder put on the host's PYTHONPATH.
     """
 
     def __init__(
-        self, runner: int, asynchronous: bool, log: Path, *, processes: bool = False
+        self,
+        runner: int,
+        asynchronous: bool,
+        log: Path,
+        *,
+        processes: bool = False,
+        path: Path | None = None,
     ) -> None:
         self.runner, self.asynchronous, self.log = runner, asynchronous, log
         self.processes = processes
         self._log = log.open("w")
+        env = environment(runner, asynchronous, processes)
+        if path is not None:
+            env["PYTHONPATH"] += f"{os.pathsep}{path}"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host"],
             cwd=ROOT,
-            env=environment(runner, asynchronous, processes),
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -89,18 +100,14 @@ class EngineHost:
         return self.call("generate", prompts=prompts, params=params)
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(EngineError, OSError):  # it is killed next
             self.call("stop")
-        except (EngineError, OSError):
-            pass
         self._process.kill()
         self._process.wait()
         self._log.close()
 
 
-def environment(
-    runner: int, asynchronous: bool = False, processes: bool = True
-) -> dict[str, str]:
+def environment(runner: int, asynchronous: bool = False, processes: bool = True) -> dict[str, str]:
     """Environment under which vLLM takes this runner on a CPU."""
     env = dict(os.environ)
     env |= {

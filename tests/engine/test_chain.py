@@ -101,9 +101,7 @@ class TestOneEngine:
 
 def test_prefix_cache(host: EngineHost, chain: Chain, chain_folder: Path) -> None:
     """Cached prefixes leave the first rows unknown: cold, once, and never wrong."""
-    host.start(
-        chain_folder, speculative_config="lmtp", enable_prefix_caching=True, block_size=32
-    )
+    host.start(chain_folder, speculative_config="lmtp", enable_prefix_caching=True, block_size=32)
     cold = 0
     for prompt in prompts_of(chain, [97, 110, 65, 96, 33], seed=5):
         for visit in range(2):
@@ -119,7 +117,7 @@ def test_prefix_cache(host: EngineHost, chain: Chain, chain_folder: Path) -> Non
 
 
 def test_preemption(host: EngineHost, tmp_path: Path) -> None:
-    """With heads that are never wrong, only cold drafts are refused, however often requests stop."""
+    """With heads that are never wrong, only cold drafts are refused, preempted or not."""
     chain = make_chain(3, 2, wrong=0.0)
     host.start(
         save_chain(chain, tmp_path / "exact"),

@@ -45,7 +45,12 @@ def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) ->
             )
         message = str(error.value)
         assert error.value.kind == "LMTPError"
-        for part in ("3 reasons", "num_speculative_tokens", "at most 6", "--pipeline-parallel-size"):
+        for part in (
+            "3 reasons",
+            "num_speculative_tokens",
+            "at most 6",
+            "--pipeline-parallel-size",
+        ):
             assert part in message
         with pytest.raises(EngineError, match="lmtp_strid: found an unknown key"):
             host.start(chain_folder, speculative_config={"method": "lmtp", "lmtp_strid": 2})

@@ -1,4 +1,4 @@
-"""The package's own trained checkpoint: output as without speculation, counters as transformers says."""
+"""The package's own checkpoint: output as without drafts, counters as transformers says."""
 
 from __future__ import annotations
 

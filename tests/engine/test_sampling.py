@@ -52,7 +52,9 @@ def chi_square(
     return float(((observed - expected) ** 2 / expected).sum())
 
 
-def sample(host: EngineHost, chain: Chain, requests: int, **params: object) -> list[tuple[int, int]]:
+def sample(
+    host: EngineHost, chain: Chain, requests: int, **params: object
+) -> list[tuple[int, int]]:
     """Transitions that the engine sampled."""
     prompts = prompts_of(chain, [3] * requests)
     settings = {"max_tokens": 200, "ignore_eos": True, "detokenize": False, **params}

@@ -254,6 +254,12 @@ def test_no_output_matrix_of_any_use(tmp_path: Path) -> None:
     assert {r.field for r in found} >= {f"heads.heads.{h}.lm_head.weight" for h in (0, 1)}
 
 
+def test_heads_of_no_size_at_all(tmp_path: Path) -> None:
+    values = folders.config(hidden_size=0, vocab_size=0)
+    found = refusals(folders.write(tmp_path, folders.heads(hidden=0, vocab=0), values))
+    assert {r.field for r in found} == set(folders.heads())
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.int8, torch.int64, torch.bool, torch.float64, torch.float8_e4m3fn]
 )

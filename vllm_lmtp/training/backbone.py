@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.config import BackboneRun, ModelConfig
 from vllm_lmtp.training.corpus import read_corpus, shard_paths
+from vllm_lmtp.training.layout import round_to_bfloat16, write_plain
 from vllm_lmtp.training.report import model_log, story_samples
 from vllm_lmtp.training.rows import pack
 from vllm_lmtp.training.save import whole_folder, write_json
@@ -48,7 +49,9 @@ def build_model(config: ModelConfig) -> LlamaForCausalLM:
     )
 
 
-def packed_rows(documents: Sequence[Sequence[int]], rows: int, row_tokens: int, seed: int) -> Tensor:
+def packed_rows(
+    documents: Sequence[Sequence[int]], rows: int, row_tokens: int, seed: int
+) -> Tensor:
     """At least `rows` packed rows: the documents packed again, in another order, each epoch."""
     packs: list[Tensor] = []
     while sum(len(p) for p in packs) < rows:
@@ -116,7 +119,8 @@ def train_backbone(run: BackboneRun, config_path: Path) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
 
     # Everything below describes the weights as they are saved, rounded to bfloat16.
-    model = model.eval().to(torch.bfloat16).float()
+    model.eval()
+    round_to_bfloat16(model)
     loss = held_out_loss(model, held, run.model.max_positions)
     content = model_log(config_path, run) | {
         "corpus": corpus.counts | {"train_texts": len(train), "train_tokens": tokens},
@@ -128,7 +132,6 @@ def train_backbone(run: BackboneRun, config_path: Path) -> dict[str, Any]:
         "samples": story_samples(model, tokenizer, run.seed),
     }
     with whole_folder(output / "model") as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_plain(folder, model, tokenizer)
         write_json(folder / "training_log.json", content)
     return content

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class ResBlock(nn.Module):
@@ -25,7 +25,7 @@ class ResBlock(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map rows [..., H] to [..., H] of the same dtype."""
-        return rows + F.silu(self.l_proj(rows))
+        return rows + functional.silu(self.l_proj(rows))
 
 
 class LeapHead(nn.Module):

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vllm_lmtp.leap import LeapSchedule
@@ -80,4 +80,4 @@ def _chunk_loss(head: LeapHead, rows: Tensor, targets: Tensor) -> Tensor:
     logits = head(rows)
     if logits.dtype is not torch.float64:
         logits = logits.float()
-    return F.cross_entropy(logits, targets, reduction="sum")
+    return functional.cross_entropy(logits, targets, reduction="sum")

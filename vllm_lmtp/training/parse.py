@@ -92,9 +92,7 @@ def _dataclass(
     for name, field in fields.items():
         if name in values:
             built[name] = _value(hints[name], values[name], where, prefix + name, faults)
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             expected = _expected(hints[name])
             faults.append(Refusal(where, prefix + name, "no such field", expected, "add it"))
     if len(faults) > before:

@@ -41,3 +41,28 @@ def story_samples(model: Any, tokenizer: Any, seed: int) -> list[dict[str, Any]]
         text = tokenizer.decode(out[0], skip_special_tokens=True)
         samples.append({"temperature": temperature, "ended": ended, "text": text})
     return samples
+
+
+def loss_picture(content: dict[str, Any], path: Path) -> None:
+    """Draw the loss of the backbone, where known, and of each head over the steps, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [("heads", content["history"])]
+    if "backbone" in content:
+        panels.insert(0, ("backbone", content["backbone"]["history"]))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3), squeeze=False)
+    for axis, (title, history) in zip(axes[0], panels, strict=True):
+        heads = sorted(k for k in history[0] if k.startswith("loss_head_")) if history else []
+        for key in heads or ["loss"]:
+            label = key.removeprefix("loss_").replace("_", " ")
+            points = [e for e in history if key in e]
+            axis.plot([e["step"] for e in points], [e[key] for e in points], label=label, lw=1)
+        axis.set(title=title, xlabel="step", ylabel="cross-entropy (nats)")
+        if heads:
+            axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    pyplot.close(figure)

@@ -60,7 +60,11 @@ def last_checkpoint(work: Path) -> str | None:
 def loss_history(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """The step, the losses and the learning rate of each logged step, rounded for a file."""
     return [
-        {k: round(float(v), 6) for k, v in entry.items() if k in ("step", "learning_rate") or "loss" in k}
+        {
+            k: round(float(v), 6)
+            for k, v in entry.items()
+            if k in ("step", "learning_rate") or "loss" in k
+        }
         for entry in log_history
         if "loss" in entry
     ]

@@ -1,0 +1,90 @@
+"""The entry of `vllm-lmtp train`: read a training file and run what it describes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.config import BackboneRun, read_run
+
+
+def run(
+    config_path: str, *, output: str | None = None, teacher: str | None = None
+) -> dict[str, Any]:
+    """Run one training file of configs/train/.
+
+    Args:
+        config_path: the YAML file.
+        output: folder of the run, instead of the file's `output`.
+        teacher: folder of the model whose texts are learnt: the teacher of a backbone run; in
+            stage 1, where a model learns from itself, the backbone.
+
+    Returns:
+        The training log, with "model", the folder of the trained checkpoint.
+
+    Raises:
+        LMTPError: the file, the teacher or a sampled text is at fault, or a package is missing.
+    """
+    path = Path(config_path)
+    config = read_run(path)
+    if output is not None:
+        config = dataclasses.replace(config, output=output)
+    _check_packages()
+    if isinstance(config, BackboneRun):
+        config = dataclasses.replace(config, teacher=teacher or config.teacher)
+        log = _backbone(config, path)
+    else:
+        config = dataclasses.replace(config, backbone=teacher or config.backbone)
+        _check_folder(config.backbone, "backbone", path)
+        from vllm_lmtp.training.stage1 import train_stage1
+
+        log = train_stage1(config, path)
+    return log | {"model": str(Path(config.output) / "model")}
+
+
+def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
+    from vllm_lmtp.training.backbone import train_backbone
+    from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
+
+    corpus = Path(config.output) / "corpus"
+    if config.teacher is not None:
+        _check_folder(config.teacher, "teacher", path)
+        sample_in_subprocess(Path(config.teacher), corpus, config.corpus)
+    elif missing_shards(corpus, config.corpus):
+        raise refuse(
+            str(path),
+            "teacher",
+            found="none, and the corpus is not sampled yet",
+            expected="the folder of a causal language model",
+            remedy="name one with --teacher FOLDER",
+        )
+    # The log is committed beside the weights; where the teacher lay on this machine is not.
+    name = None if config.teacher is None else Path(config.teacher).resolve().name
+    return train_backbone(dataclasses.replace(config, teacher=name), path)
+
+
+def _check_folder(folder: str, field: str, path: Path) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise refuse(
+            str(path),
+            field,
+            found=f"{folder}, which holds no config.json",
+            expected="the folder of a causal language model",
+            remedy="correct the path; relative paths are taken from the current directory",
+        )
+
+
+def _check_packages() -> None:
+    from importlib.util import find_spec
+
+    missing = [n for n in ("torch", "transformers", "accelerate", "matplotlib") if not find_spec(n)]
+    if missing:
+        raise refuse(
+            "Python environment",
+            "packages",
+            found=f"no {', '.join(missing)}",
+            expected="what training needs",
+            remedy="pip install 'vllm-lmtp[train]'",
+        )

@@ -1,0 +1,168 @@
+"""Stage 1: train leap heads on a frozen backbone's own texts (arXiv 2505.17505, section 3).
+
+The backbone's weights are first rounded to bfloat16, as they are saved, so that the heads learn
+the hidden states of the very model that will be served.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from vllm_lmtp.training.card import model_card
+from vllm_lmtp.training.config import HeadsConfig, Stage1Run
+from vllm_lmtp.training.corpus import read_corpus, shard_paths
+from vllm_lmtp.training.evaluate import head_accuracy
+from vllm_lmtp.training.heads import LeapHeads
+from vllm_lmtp.training.layout import (
+    load_backbone,
+    round_to_bfloat16,
+    write_plain,
+    write_stage1,
+)
+from vllm_lmtp.training.loss import stage1_loss
+from vllm_lmtp.training.report import loss_picture, model_log, story_samples
+from vllm_lmtp.training.rows import pad
+from vllm_lmtp.training.sample import sample_in_subprocess
+from vllm_lmtp.training.save import whole_folder, write_json
+from vllm_lmtp.training.tokenizer import load_tokenizer
+from vllm_lmtp.training.trainer import last_checkpoint, loss_history, training_arguments
+
+log = logging.getLogger(__name__)
+CALIBRATION_OFFSETS = 9
+
+
+class HeadsOnFrozenBackbone(nn.Module):
+    """What the Trainer trains: the heads are its only parameters, the backbone a fixed function."""
+
+    def __init__(self, backbone: PreTrainedModel, config: HeadsConfig) -> None:
+        super().__init__()
+        self.heads = LeapHeads(config.n_head, backbone.get_output_embeddings().weight.detach())
+        # In a tuple, so that it is no submodule: checkpoints of the run hold the heads alone.
+        self._frozen = (backbone.requires_grad_(False).eval(),)
+        self.config_of_heads = config
+        self.recent: dict[str, list[float]] = defaultdict(list)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeadsOnFrozenBackbone:
+        self._frozen[0]._apply(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The stage-1 loss of padded rows, int64 [B, T] each; see `loss.stage1_loss`."""
+        with torch.no_grad():
+            # No attention mask: padding is on the right, where causal attention never looks.
+            hidden = self._frozen[0].model(input_ids=input_ids).last_hidden_state
+        config = self.config_of_heads
+        loss, of_heads = stage1_loss(
+            self.heads, hidden, labels, config.skip_token, config.logits_budget
+        )
+        for index, value in enumerate(of_heads.tolist()):
+            self.recent[f"loss_head_{index}"].append(value)
+        return {"loss": loss}
+
+
+class _HeadsTrainer(Trainer):
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        recent = self.model.recent
+        if "loss" in logs:
+            logs |= {name: sum(v) / len(v) for name, v in recent.items() if v}
+            recent.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
+    """Sample the backbone's own texts, train the heads, save to the run's `model` folder.
+
+    Every step is resumed where an earlier run of the same file stopped.
+
+    Returns:
+        The training log, as written beside the weights.
+    """
+    started = time.time()
+    output = Path(run.output)
+    tokenizer = load_tokenizer(Path(run.backbone))
+    backbone = load_backbone(Path(run.backbone))
+    round_to_bfloat16(backbone)
+    if not (output / "backbone").is_dir():
+        with whole_folder(output / "backbone") as folder:
+            write_plain(folder, backbone, tokenizer)
+    sample_in_subprocess(output / "backbone", output / "own_text", run.own_text)
+    sampled = time.time()
+
+    torch.set_num_threads(run.threads)
+    torch.manual_seed(run.seed)
+    corpus = read_corpus(shard_paths(output / "own_text"))
+    train, held_out = corpus.split(run.held_out)
+    rows, held = (
+        [[*r["tokens"], tokenizer.eos_token_id][: run.row_tokens] for r in records]
+        for records in (train, held_out)
+    )
+    tokens = sum(map(len, rows))
+    log.info("%d texts, %d tokens", len(rows), tokens)
+    model = HeadsOnFrozenBackbone(backbone, run.heads)
+    trainer = _HeadsTrainer(
+        model=model,
+        args=training_arguments(
+            run.optim, output / "work", run.seed, on_cpu=not torch.cuda.is_available()
+        ),
+        train_dataset=rows,
+        data_collator=_Collate(tokenizer.pad_token_id, run.row_tokens),
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
+    trained = time.time()
+
+    # Everything below describes the heads as they are saved, rounded to bfloat16.
+    model = model.cpu()
+    round_to_bfloat16(model.heads)
+    content = model_log(config_path, run) | {
+        "own_text": corpus.counts | {"train_texts": len(rows), "train_tokens": tokens},
+        "epochs": round(run.optim.steps * run.optim.batch_rows / len(rows), 2),
+        "head_parameters": sum(p.numel() for p in model.heads.parameters()),
+        "held_out": {"texts": len(held), "tokens": sum(map(len, held))}
+        | head_accuracy(backbone, model.heads, run.heads.skip_token, held, CALIBRATION_OFFSETS),
+        "seconds": {
+            "sampling": round(sampled - started),
+            "training": round(trained - sampled),
+            "evaluation": round(time.time() - trained),
+        },
+        "history": loss_history(trainer.state.log_history),
+        "samples": story_samples(backbone, tokenizer, run.seed),
+    }
+    content = _with_backbone_log(content, Path(run.backbone))
+    with whole_folder(output / "model") as folder:
+        write_stage1(folder, backbone, model.heads, run.heads, tokenizer, run.model_name)
+        write_json(folder / "training_log.json", content)
+        loss_picture(content, folder / "loss.png")
+        (folder / "README.md").write_text(model_card(content), encoding="utf-8")
+    return content
+
+
+class _Collate:
+    """Batches of texts, padded on the right."""
+
+    def __init__(self, pad_id: int | None, row_tokens: int) -> None:
+        # Any token will do for padding: it is masked in the labels and seen by no other position.
+        self.pad_id = 0 if pad_id is None else pad_id
+        self.row_tokens = row_tokens
+
+    def __call__(self, documents: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        return pad(documents, self.pad_id, self.row_tokens)
+
+
+def _with_backbone_log(content: dict[str, Any], backbone: Path) -> dict[str, Any]:
+    """Carry the backbone's own log along, so that the folder tells the whole story."""
+    import json
+
+    path = backbone / "training_log.json"
+    if not path.is_file():
+        return content
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return content | {"backbone": before.get("backbone", before)}
