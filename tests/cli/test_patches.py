@@ -5,8 +5,8 @@ import json
 import pytest
 
 from vllm_lmtp.cli import main
-from vllm_lmtp.cli.patches import render_markdown
 from vllm_lmtp.patches import PATCHES
+from vllm_lmtp.patches.page import render
 
 
 def test_every_patch_is_listed_in_every_form(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,7 +17,7 @@ def test_every_patch_is_listed_in_every_form(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert main(["patches", "--markdown"]) == 0
     page = capsys.readouterr().out
-    assert page == render_markdown()
+    assert page == render()
     for patch in PATCHES:
         assert f"## {patch.name}\n" in page
         assert patch.why in page

@@ -19,10 +19,12 @@ from vllm_lmtp.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.save import write_json
+from vllm_lmtp.training.tokenizer import save_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
-# Where the checkpoint was on the machine that trained it is of no use to anyone else.
-_LOCAL_KEYS = ("_name_or_path",)
+# Where the checkpoint lay on the machine that trained it is of no use to anyone else, and the
+# Trainer switches the cache off for its own sake only.
+_DROPPED_KEYS = ("_name_or_path", "use_cache")
 
 
 def load_backbone(folder: Path) -> PreTrainedModel:
@@ -53,8 +55,8 @@ def stage1_tensors(backbone: PreTrainedModel, heads: LeapHeads) -> dict[str, Ten
 
 def stage1_config(backbone: PreTrainedModel, heads: HeadsConfig, model_name: str) -> dict[str, Any]:
     """The config.json of a stage-1 folder. `skip_token` is the stride that was trained."""
-    config: dict[str, Any] = json.loads(backbone.config.to_json_string(use_diff=False))
-    for key in _LOCAL_KEYS:
+    config: dict[str, Any] = json.loads(backbone.config.to_json_string())
+    for key in _DROPPED_KEYS:
         config.pop(key, None)
     return config | {
         "architectures": [ARCHITECTURE],
@@ -64,6 +66,7 @@ def stage1_config(backbone: PreTrainedModel, heads: HeadsConfig, model_name: str
         "head_num_layers": 1,
         "head_type": HEAD_TYPE,
         "skip_token": heads.skip_token,
+        "tie_word_embeddings": backbone.config.tie_word_embeddings,
         "dtype": "bfloat16",
     }
 
@@ -86,11 +89,11 @@ def write_stage1(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def write_plain(folder: Path, backbone: PreTrainedModel, tokenizer: Any) -> None:
     """Write the backbone alone, as an ordinary model that vLLM serves without this package."""
     # A copy: bfloat16 would also round the rotary frequencies, which no file restores.
     copy.deepcopy(backbone).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)

@@ -13,11 +13,20 @@ STORY_TOKENS = 300
 
 
 def model_log(config_path: Path, run: Any) -> dict[str, Any]:
-    """The head of a training log: the command, the settings and the versions."""
+    """The head of a training log: the command, the settings and the versions.
+
+    The log is published beside the weights, so folders of this machine are reduced to names.
+    """
     names = ("torch", "transformers", "tokenizers", "accelerate")
+    config = dataclasses.asdict(run)
+    for field in ("output", "backbone", "teacher"):
+        if config.get(field):
+            config[field] = Path(config[field]).name
+    shown = config_path.name if config_path.is_absolute() else config_path.as_posix()
     return {
-        "command": f"vllm-lmtp train {config_path.as_posix()}",
-        "config": dataclasses.asdict(run),
+        "command": f"vllm-lmtp train {shown}"
+        + (" --teacher FOLDER" if "teacher" in config else ""),
+        "config": config,
         "versions": {name: version(name) for name in names},
     }
 

@@ -60,9 +60,7 @@ def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
             expected="the folder of a causal language model",
             remedy="name one with --teacher FOLDER",
         )
-    # The log is committed beside the weights; where the teacher lay on this machine is not.
-    name = None if config.teacher is None else Path(config.teacher).resolve().name
-    return train_backbone(dataclasses.replace(config, teacher=name), path)
+    return train_backbone(config, path)
 
 
 def _check_folder(folder: str, field: str, path: Path) -> None:

@@ -6,9 +6,12 @@ the rows for training add it themselves.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from vllm_lmtp.training.save import write_json
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
@@ -57,8 +60,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_positions: int) -
         eos_token=EOS,
         pad_token=PAD,
         model_max_length=max_positions,
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer under a class name that transformers 4 and 5 both know."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("is_local", "local_files_only"):
+        config.pop(key, None)
+    write_json(path, config)
 
 
 def load_tokenizer(folder: Path) -> Any:
