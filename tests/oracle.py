@@ -69,8 +69,10 @@ class Oracle:
         """Greedy output tokens and vLLM's counters for one request served alone or in a batch."""
         num_drafts = num_drafts or self.n_heads * self.stride
         # A few tokens more than wanted: the last step's drafts are judged in full.
+        inputs = torch.tensor([prompt])
         generated = self.model.generate(
-            torch.tensor([prompt]),
+            inputs,
+            attention_mask=torch.ones_like(inputs),  # or a prompt token may pass for padding
             max_new_tokens=max_tokens + num_drafts,
             do_sample=False,
             eos_token_id=None,
