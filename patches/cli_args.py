@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.patches.record import Binding, Patch, around
-
-METHOD = "lmtp"
 
 
 def _widen(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:

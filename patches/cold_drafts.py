@@ -11,10 +11,9 @@ SCHEDULER = "vllm.v1.core.sched.scheduler"
 
 def _schedule(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
     output = wrapped(*args, **kwargs)
-    if scheduler.num_spec_tokens > 0:
-        from vllm_lmtp.watch import note_admissions
+    from vllm_lmtp.watch import note_admissions
 
-        note_admissions(scheduler, output)
+    note_admissions(scheduler, output)
     return output
 
 

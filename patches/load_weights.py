@@ -9,11 +9,11 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _create_model(wrapped: Any, loader: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.checkpoint import HEADS_PREFIX, is_stage1_config
+    from vllm_lmtp.checkpoint import HEAD_TYPE, HEADS_PREFIX
 
     model = wrapped(*args, **kwargs)
     model_config = kwargs.get("model_config") or args[1]
-    if is_stage1_config(model_config.hf_config.to_dict()):
+    if getattr(model_config.hf_config, "head_type", None) == HEAD_TYPE:
         load_weights = model.load_weights
 
         def without_heads(weights: Iterable[tuple[str, Any]], *more: Any, **options: Any) -> Any:

@@ -14,7 +14,8 @@ HEAD = f"""\
 
 vLLM {SUPPORTED_VLLM} has no way to register a drafter, so this package changes it in the
 {{count}} places below. A change wraps what it finds and calls it; it never replaces vLLM's code. It
-is made when vLLM imports the module, and does nothing unless leap heads are asked for.
+is made when vLLM imports the module, and passes everything through unless leap heads are asked
+for or a stage-1 checkpoint is served.
 
 | Patch | Bindings | Removed when |
 |---|---|---|

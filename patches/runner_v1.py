@@ -10,9 +10,10 @@ RUNNER = "vllm.v1.worker.gpu_model_runner"
 
 
 def _init(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> None:
-    from vllm_lmtp.proposer import LMTPProposer, as_custom_class
+    from vllm_lmtp.proposer import LMTPProposer, as_custom_class, refuse_async
 
     vllm_config = kwargs.get("vllm_config") or args[0]
+    refuse_async(vllm_config)
     with as_custom_class(vllm_config.speculative_config):
         wrapped(*args, **kwargs)
     drafter = getattr(runner, "drafter", None)  # earlier pipeline ranks have none

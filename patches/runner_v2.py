@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _init_speculator(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     vllm_config = kwargs.get("vllm_config") or args[0]
-    if vllm_config.speculative_config.method != "lmtp":
+    if vllm_config.speculative_config.method != METHOD:
         return wrapped(*args, **kwargs)
     from vllm_lmtp.speculator import LMTPSpeculator
 

@@ -5,3 +5,6 @@ in every process, pays nothing for it until L-MTP is asked for.
 """
 
 __version__ = "0.1.0"
+
+METHOD = "lmtp"
+"""The name of the speculative method, as users write it."""

@@ -47,6 +47,9 @@ class EngineSettings:
     async_scheduling: bool | None
     num_speculative_tokens: int | None
     options: Mapping[str, Any]
+    prefill_context_parallel_size: int = 1
+    ubatching: bool = False
+    kv_sharing_fast_prefill: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ UNSUPPORTED = (
         "leave it out",
     ),
     _Unsupported("max_model_len", (None,), "heads have no context of their own", "leave it out"),
+    _Unsupported(
+        "use_local_argmax_reduction", (False,), "leap heads always do this", "leave it out"
+    ),
+    _Unsupported(
+        "disable_padded_drafter_batch", (False,), "leap heads pad nothing", "leave it out"
+    ),
 )
 
 
@@ -124,8 +133,40 @@ def find_refusals(
                 "leave it out",
             )
         )
+    faults += _engine_faults(settings)
     if settings.runner == 1:
         faults += _runner_v1_faults(settings)
+    return faults
+
+
+def _engine_faults(settings: EngineSettings) -> list[Refusal]:
+    """Ways of running the target under which its hidden states are not what heads must read."""
+    wanted = (
+        (
+            "--prefill-context-parallel-size",
+            settings.prefill_context_parallel_size,
+            settings.prefill_context_parallel_size > 1,
+            "1: each rank holds only a part of the hidden states",
+        ),
+        ("--enable-dbo", True, settings.ubatching, "off: not tested with leap heads"),
+        (
+            "--kv-sharing-fast-prefill",
+            True,
+            settings.kv_sharing_fast_prefill,
+            "off: it leaves out hidden states that lagged rows need",
+        ),
+    )
+    faults = [
+        Refusal(option, "value", str(value), expected, "leave it out")
+        for option, value, refused, expected in wanted
+        if refused
+    ]
+    in_step = settings.async_scheduling is False
+    if settings.runner == 2 and settings.pipeline_parallel_size > 1 and in_step:
+        expected = "asynchronous scheduling: V2 needs it for drafts in a pipeline"
+        faults.append(
+            Refusal("--no-async-scheduling", "value", "asked for", expected, "leave it out")
+        )
     return faults
 
 

@@ -45,6 +45,7 @@ def build_decoder(
         )
     load_heads(heads, checkpoint)
     history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
+    heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
         "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads on this "
         "rank, from %s",

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Rows:
     known: torch.Tensor
 
 
-class History:
+class History(nn.Module):
     """Tails of `num_slots` requests, plus one scratch slot for padded and dummy rows.
 
     Args:
@@ -44,7 +45,14 @@ class History:
         stride: k. With k = 1 nothing is kept.
         hidden_size: H.
         dtype, device: of the hidden states.
+
+    A module whose tensors are buffers, because vLLM's sleep mode saves and restores buffers only.
     """
+
+    tails: torch.Tensor
+    tail_len: torch.Tensor
+    tail_end: torch.Tensor
+    lags: torch.Tensor
 
     def __init__(
         self,
@@ -54,14 +62,19 @@ class History:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
+        super().__init__()
         self.stride = stride
         self.scratch_slot = num_slots
         slots = num_slots + 1
         # Newest first: tails[s, j] is the row j positions before the tail's last one.
-        self.tails = torch.zeros(slots, stride - 1, hidden_size, dtype=dtype, device=device)
-        self.tail_len = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.tail_end = torch.full((slots,), -1, dtype=torch.int64, device=device)
-        self._lags = torch.arange(stride - 1, -1, -1, device=device)
+        state = {
+            "tails": torch.zeros(slots, stride - 1, hidden_size, dtype=dtype, device=device),
+            "tail_len": torch.zeros(slots, dtype=torch.int64, device=device),
+            "tail_end": torch.full((slots,), -1, dtype=torch.int64, device=device),
+            "lags": torch.arange(stride - 1, -1, -1, dtype=torch.int64, device=device),
+        }
+        for name, tensor in state.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     def reset(self, slot: int) -> None:
         """Forget what `slot` holds; call it whenever the slot is given to a request."""
@@ -93,7 +106,7 @@ class History:
 
         joins = self.tail_end[slots] == start - 1
         known = torch.clamp(kept + self.tail_len[slots] * joins, max=self.stride)
-        lag = torch.minimum(self._lags, known.unsqueeze(1) - 1)  # [R, k]
+        lag = torch.minimum(self.lags, known.unsqueeze(1) - 1)  # [R, k]
 
         in_step = lag < kept.unsqueeze(1)
         here = hidden[(last.unsqueeze(1) - lag).clamp_(min=0)]

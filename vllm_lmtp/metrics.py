@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.leap import LeapSchedule
 
 DRAFTED = "vllm:lmtp_num_draft_tokens"
@@ -31,7 +32,7 @@ def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
         ) -> None:
             super().__init__(speculative_config, labelnames, per_engine_labelvalues, **options)
             self._leap: dict[int, _EngineCounters] = {}
-            if getattr(speculative_config, "method", None) != "lmtp":
+            if getattr(speculative_config, "method", None) != METHOD:
                 return
             by_source = [*labelnames, "head", "lag"]
             drafted = self._counter_cls(DRAFTED, "Draft tokens, by head and lag.", by_source)

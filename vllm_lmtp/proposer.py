@@ -14,8 +14,10 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.drafter import build_decoder
+from vllm_lmtp.errors import refuse
 from vllm_lmtp.slots import SlotTable
 
 CLASS_PATH = "vllm_lmtp.proposer.LMTPProposer"
@@ -24,7 +26,7 @@ CLASS_PATH = "vllm_lmtp.proposer.LMTPProposer"
 @contextmanager
 def as_custom_class(speculative_config: Any) -> Iterator[None]:
     """While V1 builds its drafter, present lmtp as a custom class, the open entry in its list."""
-    if speculative_config is None or speculative_config.method != "lmtp":
+    if speculative_config is None or speculative_config.method != METHOD:
         yield
         return
     method, model = speculative_config.method, speculative_config.model
@@ -35,18 +37,38 @@ def as_custom_class(speculative_config: Any) -> Iterator[None]:
         speculative_config.method, speculative_config.model = method, model
 
 
+def refuse_async(vllm_config: VllmConfig) -> None:
+    """Stop where vLLM fell back to V1 for a reason of its own and left scheduling asynchronous.
+
+    Raises:
+        LMTPError: lmtp with asynchronous scheduling on V1, where it would lose its place.
+    """
+    config = vllm_config.speculative_config
+    asynchronous = vllm_config.scheduler_config.async_scheduling
+    if config is not None and config.method == METHOD and asynchronous:
+        raise refuse(
+            "Model Runner V1",
+            "async_scheduling",
+            found="on",
+            expected="off: lmtp drafts synchronously on V1",
+            remedy="add --no-async-scheduling, or use Model Runner V2",
+        )
+
+
 class LMTPProposer:
     """Translates V1's batches for `BackwardDecoder`."""
 
     in_use = False
-    """Whether this process drafts with lmtp on V1; other methods must not notice our patches."""
+    """Whether this process has built an lmtp drafter on V1; without one, patches stay inert."""
     decoder: BackwardDecoder
     model: nn.Module
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         LMTPProposer.in_use = True
         self.vllm_config = vllm_config
-        self.slots = SlotTable(2 * vllm_config.scheduler_config.max_num_seqs)
+        # Twice the batch, so that requests that wait for a step seldom lose their slot.
+        self.num_slots = 2 * vllm_config.scheduler_config.max_num_seqs
+        self.slots = SlotTable(self.num_slots)
 
     def attach(self, runner: Any) -> None:
         """Take what the runner knows and a custom class is not told."""
@@ -58,8 +80,7 @@ class LMTPProposer:
 
     def load_model(self, target_model: nn.Module) -> None:
         """Load the heads."""
-        num_slots = 2 * self.vllm_config.scheduler_config.max_num_seqs
-        self.decoder, self.model = build_decoder(self.vllm_config, num_slots, self.device)
+        self.decoder, self.model = build_decoder(self.vllm_config, self.num_slots, self.device)
 
     def propose(
         self,

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.checkpoint import HEAD_TYPE, is_lmtp_config, is_stage1_config, read_config
 from vllm_lmtp.compat import check_vllm
 from vllm_lmtp.config import WHERE
 from vllm_lmtp.errors import LMTPError, refuse
 
-METHOD = "lmtp"
+ENGINE_ARGS = ("async_scheduling", "download_dir", "kv_sharing_fast_prefill")
+"""Arguments of the engine that the check of the speculative config must know."""
 
 
 def asks_for_lmtp(engine_args: Any) -> bool:
@@ -35,7 +37,10 @@ def asks_for_lmtp(engine_args: Any) -> bool:
     model = engine_args.spec_model or options.get("model")
     if method == METHOD:
         return True
-    if not _is_lmtp_folder(model):
+    if not isinstance(model, str) or not _may_be_heads(model, method):
+        return False
+    raw = _raw_config(model, options.get("revision"))
+    if raw is None or not is_lmtp_config(raw):
         return False
     if method is not None:
         raise refuse(
@@ -47,6 +52,11 @@ def asks_for_lmtp(engine_args: Any) -> bool:
         )
     engine_args.speculative_config = {**(given or {}), "method": METHOD}
     return True
+
+
+def _may_be_heads(model: str, method: str | None) -> bool:
+    """A name that is no folder is looked up on the hub, so only where vLLM would do so next."""
+    return Path(model).is_dir() or (method is None and "/" in model)
 
 
 def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any:
@@ -62,7 +72,7 @@ def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any
 
     engine_args.speculative_config = {
         **(engine_args.speculative_config or {}),
-        "lmtp_async_scheduling": engine_args.async_scheduling,
+        "lmtp_engine_args": {name: getattr(engine_args, name, None) for name in ENGINE_ARGS},
     }
     if runner_in_use() == 1 and engine_args.async_scheduling is None:
         engine_args.async_scheduling = False  # vLLM's default would be on; V1 drafts synchronously
@@ -74,15 +84,6 @@ def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any
         raise as_lmtp_error(error) from None
     finally:
         arg_utils.SpeculativeConfig = original
-
-
-def _is_lmtp_folder(model: Any) -> bool:
-    if not isinstance(model, str) or not Path(model).is_dir():
-        return False
-    try:
-        return is_lmtp_config(read_config(Path(model)))
-    except LMTPError:
-        return False
 
 
 def target_overrides(model: str, revision: str | None, hf_overrides: Any) -> Any:
@@ -133,6 +134,10 @@ def _raw_config(model: str, revision: str | None) -> dict[str, Any] | None:
             return read_config(Path(model))
         except LMTPError:
             return None
+    import vllm.envs as envs
+
+    if envs.VLLM_USE_MODELSCOPE:
+        return None  # an id there may name another model on the Hugging Face hub
     from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
     try:

@@ -7,7 +7,7 @@ nothing new. It is pickled into engine, worker and Ray processes: keep this modu
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 from vllm.config import ModelConfig, SpeculativeConfig
@@ -19,16 +19,22 @@ from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.hub import resolve_folder
 from vllm_lmtp.leap import LeapSchedule
 
-METHOD: Final = "lmtp"
 
+def runner_in_use(parallel: Any = None) -> int:
+    """The model runner vLLM will choose for lmtp, 1 or 2, as `VllmConfig.use_v2_model_runner` does.
 
-def runner_in_use() -> int:
-    """The model runner vLLM will choose for lmtp, 1 or 2 (vllm.config.VllmConfig decides alike)."""
+    parallel: vLLM's `ParallelConfig`, if there is one already.
+    """
     import vllm.envs as envs
     from vllm.triton_utils import HAS_TRITON
 
     forced = envs.VLLM_USE_V2_MODEL_RUNNER
-    return 2 if (HAS_TRITON if forced is None else forced) else 1
+    if forced is not None:
+        return 2 if forced else 1
+    pipelined = parallel is not None and parallel.pipeline_parallel_size > 1
+    if pipelined and parallel.distributed_executor_backend == "external_launcher":
+        return 1
+    return 2 if HAS_TRITON else 1
 
 
 @config
@@ -45,10 +51,10 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         revision: str | None
         num_speculative_tokens: int | None
 
-    method: Literal["lmtp"] = METHOD
+    method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
-    lmtp_async_scheduling: bool | None = None
-    """Set from `--async-scheduling`; not for users."""
+    lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
+    """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
     """Set from the checkpoint; not for users."""
 
@@ -72,6 +78,10 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         # The heads have no ModelConfig of their own; vLLM reads sizes and the name from this one.
         self.draft_model_config = copy.copy(target)
         self.draft_model_config.model = self.model
+        self.draft_model_config.quantization = None
+        if target.enable_sleep_mode:
+            # Deep sleep discards weights; vLLM reloads the target's but would leave heads garbage.
+            target.sleep_preserve_parameter_names.append("draft.*")
         self.draft_parallel_config = self.target_parallel_config
 
     @property
@@ -87,17 +97,23 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
             LMTPError: they are missing or unfit.
         """
         assert self.model is not None
-        return read_checkpoint(resolve_folder(self.model, self.revision), self.lmtp_stride)
+        folder = resolve_folder(
+            self.model, self.revision, self.lmtp_engine_args.get("download_dir")
+        )
+        return read_checkpoint(folder, self.lmtp_stride)
 
     def _settings(self) -> EngineSettings:
         parallel = self.target_parallel_config
         return EngineSettings(
-            runner=runner_in_use(),
+            runner=runner_in_use(parallel),
             tensor_parallel_size=parallel.tensor_parallel_size,
             pipeline_parallel_size=parallel.pipeline_parallel_size,
-            async_scheduling=self.lmtp_async_scheduling,
+            async_scheduling=self.lmtp_engine_args.get("async_scheduling"),
             num_speculative_tokens=self.num_speculative_tokens,
             options=vars(self),
+            prefill_context_parallel_size=parallel.prefill_context_parallel_size,
+            ubatching=parallel.use_ubatching,
+            kv_sharing_fast_prefill=bool(self.lmtp_engine_args.get("kv_sharing_fast_prefill")),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -23,7 +24,6 @@ class LMTPSpeculator(DraftModelSpeculator):
     """
 
     decoder: BackwardDecoder
-    supports_mm_inputs = False
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
         super().__init__(vllm_config, device)
@@ -34,10 +34,12 @@ class LMTPSpeculator(DraftModelSpeculator):
     def _reset_reused_slots(self, req_states: Any) -> None:
         """Forget a slot's tail when the runner gives the slot to a request."""
         add_request = req_states.add_request
+        weak_self = weakref.ref(self)  # the runner drops its speculator to free the heads' memory
 
         def add_and_reset(req_id: str, *args: Any, **kwargs: Any) -> None:
             add_request(req_id, *args, **kwargs)
-            self.decoder.history.reset(req_states.req_id_to_index[req_id])
+            if (speculator := weak_self()) is not None:
+                speculator.decoder.history.reset(req_states.req_id_to_index[req_id])
 
         req_states.add_request = add_and_reset
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from vllm_lmtp import METHOD
 from vllm_lmtp.metrics import add_cold_draft
 
 logger = init_logger("vllm.lmtp")
@@ -21,7 +22,7 @@ REFUSED_IN_A_ROW = 300
 
 def note_admissions(scheduler: Any, output: Any) -> None:
     """Remember where each request that was admitted in this step starts to be computed."""
-    if scheduler.vllm_config.speculative_config.method != "lmtp":
+    if not _drafts_with_lmtp(scheduler):
         return
     resumed = output.scheduled_cached_reqs
     admitted = [(new.req_id, new.num_computed_tokens) for new in output.scheduled_new_reqs]
@@ -48,15 +49,21 @@ def note_verdict(
 
     stats: the step's `SpecDecodingStats`, None when statistics are off.
     """
-    config = scheduler.vllm_config.speculative_config
-    if config is None or config.method != "lmtp" or not num_draft_tokens:
+    if not num_draft_tokens or not _drafts_with_lmtp(scheduler):
         return
+    config = scheduler.vllm_config.speculative_config
     request = scheduler.requests[request_id]
     # The newest token was sampled when the draft was made, so its own position was not computed.
     known = request.num_tokens - 1 - getattr(request, "lmtp_start", 0)
     if stats is not None and known < config.lmtp_stride:
         add_cold_draft(stats)
     _warn_if_never_accepted(scheduler, config, num_accepted_tokens)
+
+
+def _drafts_with_lmtp(scheduler: Any) -> bool:
+    """Diffusion models count drafts too, and have no speculative config at all."""
+    config = scheduler.vllm_config.speculative_config
+    return config is not None and config.method == METHOD
 
 
 def _warn_if_never_accepted(scheduler: Any, config: Any, num_accepted: int) -> None:

@@ -89,6 +89,8 @@ class EngineHost:
             "enable_prefix_caching": False,
             "seed": 0,
         }
+        if self.asynchronous:
+            defaults["async_scheduling"] = True  # vLLM refuses it for methods it does not know
         if not self.processes:
             defaults["distributed_executor_backend"] = "uni"
         if model_lacks_tokenizer(Path(model)):

@@ -1,4 +1,4 @@
-"""`vllm serve CKPT --speculative-config lmtp`, word for word, asked by an OpenAI client."""
+"""`vllm serve CKPT --speculative-config lmtp`, compiled as by default, asked over HTTP."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [VLLM, "serve", CHECKPOINT, "--speculative-config", "lmtp"]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
-    command += ["--enforce-eager", "--served-model-name", "stories"]
+    command += ["--port", str(port), "--host", "127.0.0.1", "--served-model-name", "stories"]
     command += ["--per-request-spec-decode-metrics", "summary"]
     with log.open("w") as out:
         server = subprocess.Popen(

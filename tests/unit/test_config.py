@@ -141,3 +141,22 @@ def test_every_reason_is_listed(heads: HeadsCheckpoint) -> None:
         "Model Runner V1",
         "Model Runner V1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size"),
+        ({"ubatching": True}, "--enable-dbo"),
+        ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
+        (
+            {"runner": 2, "pipeline_parallel_size": 2, "async_scheduling": False},
+            "--no-async-scheduling",
+        ),
+    ],
+)
+def test_runs_that_give_heads_other_states(
+    heads: HeadsCheckpoint, change: dict[str, Any], option: str
+) -> None:
+    refusal = only_refusal(heads, TARGET, replace(SETTINGS, **change))
+    assert refusal.where == option

@@ -253,3 +253,17 @@ def test_the_oracle_notices_a_tail_that_joins_anywhere(monkeypatch: pytest.Monke
     rig.step(steps[0])
     with pytest.raises(AssertionError):
         rig.step(steps[1])
+
+
+def test_everything_that_must_survive_sleep_is_a_buffer() -> None:
+    """vLLM's deep sleep saves and restores buffers; any other tensor would come back as garbage."""
+    history = History(2, 3, 4, torch.float32, "cpu")
+    tensors = {name for name, value in vars(history).items() if isinstance(value, torch.Tensor)}
+    assert not tensors
+    assert {name for name, _ in history.named_buffers()} == {
+        "tails",
+        "tail_len",
+        "tail_end",
+        "lags",
+    }
+    assert not history.state_dict()

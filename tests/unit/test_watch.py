@@ -127,3 +127,12 @@ def test_one_accepted_draft_starts_the_count_anew(warnings: list[str]) -> None:
             judge(scheduler, "a", accepted=0)
         judge(scheduler, "a", accepted=1 + round_accepted)
     assert warnings == []
+
+
+def test_models_that_count_drafts_without_speculation_are_left_alone() -> None:
+    """vLLM's diffusion models report draft tokens and have no speculative config."""
+    scheduler = make_scheduler(a=5)
+    scheduler.vllm_config.speculative_config = None
+    watch.note_admissions(scheduler, step(new={"a": 0}))
+    watch.note_verdict(scheduler, None, None, 4, 0, None, "a")
+    assert not hasattr(scheduler.requests["a"], "lmtp_start")
