@@ -156,6 +156,17 @@ def cpu_kernel_takes_the_arguments_we_read(vllm: Sources) -> None:
     assert vllm.parameters(sampler, "apply_sampling_constraints")[0] == "logits"
 
 
+def nobody_reads_the_list_that_carries_cold_drafts(vllm: Sources) -> None:
+    """metrics.add_cold_draft appends to it; a reader of its length would be misled."""
+    metrics = Path(*["vllm", "v1", "spec_decode", "metrics"]).with_suffix(".py")
+    readers = {
+        file.relative_to(vllm.root)
+        for file in (vllm.root / "vllm" / "v1").rglob("*.py")
+        if "num_draft_tokens_per_pos" in file.read_text(encoding="utf-8")
+    }
+    assert readers == {metrics}
+
+
 ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     every_binding_exists,
     command_line_has_the_options_we_widen,
@@ -174,4 +185,5 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     scheduler_judges_drafts_as_our_watch_expects,
     counters_are_built_as_ours_extend_them,
     cpu_kernel_takes_the_arguments_we_read,
+    nobody_reads_the_list_that_carries_cold_drafts,
 )
