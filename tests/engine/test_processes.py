@@ -1,4 +1,4 @@
-"""vLLM as it runs by default: engine core and workers in processes of their own, and TP = 2."""
+"""vLLM as it runs by default, engine core and workers in processes of their own; two ranks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import check, prompts_of
 
 
-@pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
-def test_tensor_parallel_heads_draft_alike(
-    runner: int, asynchronous: bool, chain: Chain, chain_folder: Path, tmp_path: Path
+TWO_RANKS = [
+    (1, False, "tensor_parallel_size"),
+    (2, True, "tensor_parallel_size"),
+    (2, True, "pipeline_parallel_size"),
+]
+
+
+@pytest.mark.parametrize(("runner", "asynchronous", "split"), TWO_RANKS)
+def test_two_ranks_draft_as_one(
+    runner: int, asynchronous: bool, split: str, chain: Chain, chain_folder: Path, tmp_path: Path
 ) -> None:
-    """Two ranks with a shard of a vocabulary of 509 each agree on every draft."""
+    """Ranks that hold half of a vocabulary of 509, or half of the layers, draft as one would."""
     host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
     try:
         host.start(
             chain_folder,
             speculative_config="lmtp",
-            tensor_parallel_size=2,
+            **{split: 2},
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
