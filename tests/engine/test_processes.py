@@ -10,7 +10,6 @@ from tests.chain import Chain
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import check, prompts_of
 
-
 TWO_RANKS = [
     (1, False, "tensor_parallel_size"),
     (2, True, "tensor_parallel_size"),
