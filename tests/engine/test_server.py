@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from tests.engine.client import environment
 from tests.engine.test_real import CHECKPOINT
@@ -72,17 +72,10 @@ def _metric(address: str, name: str, *labels: str) -> float:
 
 
 def test_completion_with_acceptance_in_the_response_and_in_metrics(url: str) -> None:
-    body = {
-        "model": "stories",
-        "prompt": "Once upon a time",
-        "max_tokens": 60,
-        "temperature": 0,
-    }
-    request = urllib.request.Request(
-        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as reply:
-        answer = json.load(reply)
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120)
+    answer = client.completions.create(
+        model="stories", prompt="Once upon a time", max_tokens=60, temperature=0
+    ).model_dump()
     assert len(answer["choices"][0]["text"]) > 60
     of_request = answer["metrics"]["speculative_decoding"]
     assert of_request["mean_acceptance_length"] > 1
