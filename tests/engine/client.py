@@ -34,6 +34,7 @@ class EngineHost:
         log: file that gets everything vLLM prints.
         processes: engine core and workers in processes of their own, as vLLM has it by default.
         path: a folder put on the host's PYTHONPATH.
+        hub: a folder that stands for the cache of the Hugging Face hub.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EngineHost:
         *,
         processes: bool = False,
         path: Path | None = None,
+        hub: Path | None = None,
     ) -> None:
         self.runner, self.asynchronous, self.log = runner, asynchronous, log
         self.processes = processes
@@ -51,6 +53,8 @@ class EngineHost:
         env = environment(runner, asynchronous, processes)
         if path is not None:
             env["PYTHONPATH"] += f"{os.pathsep}{path}"
+        if hub is not None:
+            env["HF_HUB_CACHE"] = str(hub)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host"],
             cwd=ROOT,
@@ -131,6 +135,19 @@ def environment(runner: int, asynchronous: bool = False, processes: bool = True)
             "LMTP_TEST_ASYNC": "1" if asynchronous else "0",
         }
     return env
+
+
+def run_with_vllm(command: list[Any], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command that uses vLLM on a CPU, as a user would; its output is captured."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def model_lacks_tokenizer(folder: Path) -> bool:

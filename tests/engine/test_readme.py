@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.engine.client import ROOT, environment
+from tests.engine.client import ROOT, run_with_vllm
 
 
 def test_offline_example(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     script = tmp_path / "example.py"
     script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=ROOT,
-        env=environment(1),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_with_vllm([sys.executable, script])
     assert done.returncode == 0, done.stderr[-2000:]
     found = re.search(r"mean acceptance length (\d\.\d\d)", done.stdout)
     assert found, done.stdout[-2000:]

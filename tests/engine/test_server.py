@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.engine.client import environment
+from tests.engine.client import environment, run_with_vllm
 from tests.engine.test_real import CHECKPOINT
 
 VLLM = Path(sys.executable).parent / "vllm"
@@ -93,13 +93,6 @@ def test_bench_serve_prints_acceptance(url: str) -> None:
     command = [VLLM, "bench", "serve", "--base-url", url, "--model", "stories"]
     command += ["--tokenizer", CHECKPOINT, "--dataset-name", "random", "--num-prompts", 4]
     command += ["--random-input-len", 16, "--random-output-len", 32, "--temperature", 0]
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=environment(1),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_with_vllm(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Acceptance length" in done.stdout, done.stdout[-2000:]
