@@ -219,7 +219,7 @@ def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
     Empty when any file cannot be read, since nothing could then be said about the others.
     """
     try:
-        headers = [_read_header(file) for file in _safetensors_files(folder)]
+        headers = [read_header(file) for file in safetensors_files(folder)]
     except LMTPError as error:
         faults += error.refusals
         return {}
@@ -244,7 +244,7 @@ def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _safetensors_files(folder: Path) -> list[Path]:
+def safetensors_files(folder: Path) -> list[Path]:
     """The folder's weight files: those its index names, or all where it has no index."""
     index = folder / INDEX_FILE
     if os.path.isfile(index):
@@ -277,7 +277,7 @@ def _shards(index: Path) -> list[Path]:
     return list(files.values())
 
 
-def _read_header(file: Path) -> dict[str, TensorInfo]:
+def read_header(file: Path) -> dict[str, TensorInfo]:
     """Names, shapes and dtypes of one safetensors file; the bytes of the tensors stay on disk."""
     from safetensors import SafetensorError, safe_open
 

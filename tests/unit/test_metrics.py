@@ -149,3 +149,23 @@ def test_vllms_log_takes_steps_with_and_without_cold_drafts() -> None:
     lines: list[str] = []
     log.log(log_fn=lambda text, *args: lines.append(text % args if args else text))
     assert len(lines) == 1
+
+
+def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's Ray twin takes the same extension; Ray's names have no colon."""
+    from vllm.v1.metrics.ray_wrappers import RayCounterWrapper, RaySpecDecodingProm
+
+    counted: dict[tuple[str, str, str], float] = {}
+
+    def inc(self: Any, value: float = 1.0) -> None:
+        tags = {**self.metric.info["default_tags"], **self._tags}
+        key = (self.metric.info["name"], tags.get("head", ""), tags.get("lag", ""))
+        counted[key] = counted.get(key, 0) + value
+
+    monkeypatch.setattr(RayCounterWrapper, "inc", inc)
+    prom = with_leap_counters(RaySpecDecodingProm)(lmtp_config(), LABELS, ENGINES)
+    prom.observe(stats_of((4, 3), (4, 0), cold=1))
+    assert counted["vllm_lmtp_num_draft_tokens", "0", "1"] == 2
+    assert counted["vllm_lmtp_num_accepted_tokens", "1", "1"] == 1
+    assert counted["vllm_lmtp_num_accepted_tokens", "1", "0"] == 0
+    assert counted["vllm_lmtp_num_cold_drafts", "", ""] == 1

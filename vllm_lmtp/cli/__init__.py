@@ -11,11 +11,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vllm_lmtp.cli import demo, doctor, inspect, patches, train, version
+from vllm_lmtp.cli import (
+    calibrate,
+    convert,
+    demo,
+    doctor,
+    export,
+    inspect,
+    merge,
+    patches,
+    train,
+    version,
+)
 from vllm_lmtp.cli.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
-COMMANDS = (inspect, doctor, demo, train, patches)
+COMMANDS = (inspect, doctor, demo, train, merge, export, convert, calibrate, patches)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ import os
 import warnings
 from pathlib import Path
 
-from vllm_lmtp.cli.openings import OPENINGS
 from vllm_lmtp.cli.output import (
     add_json_flag,
     positive_argument,
@@ -15,6 +14,7 @@ from vllm_lmtp.cli.output import (
     stdout_to_stderr,
     stride_argument,
 )
+from vllm_lmtp.tools.openings import OPENINGS
 
 EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "tiny"
 DTYPES = ("float32", "bfloat16", "float16", "auto")

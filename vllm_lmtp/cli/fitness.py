@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_lmtp.agreement import MAX_OFFSET, Finding, HeadAgreement, agreement, find_stride, measure
 from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.cli.backbone import Backbone
 from vllm_lmtp.cli.check import OK, WARNING, Check, problems
-from vllm_lmtp.config import EngineSettings, Target, find_refusals
-from vllm_lmtp.errors import LMTPError, raise_refusals, refuse
+from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.hub import resolve_folder
-
-LM_HEAD = -1
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured: the LM head's agreement, the heads', and what the latter show."""
-
-    stated_stride: int | None
-    lm_head: HeadAgreement
-    heads: tuple[HeadAgreement, ...]
-    finding: Finding
+from vllm_lmtp.tools.fitness import Measurement, check_fit, measure_on_text
 
 
 def check_heads(
@@ -51,12 +36,12 @@ def check_heads(
         return checks, None
     model = str(checkpoint.path) if target is None else target
     try:
-        raise_refusals(find_refusals(checkpoint, _target(model), _any_settings()))
+        check_fit(checkpoint, model)
     except LMTPError as error:
         return [*checks, *problems("target", error)], None
     checks.append(Check("target", OK, f"{model}: sizes fit the heads"))
     try:
-        found = _measure(checkpoint, stated, model, text)
+        found = measure_on_text(checkpoint, stated, model, text)
     except LMTPError as error:
         return [*checks, *problems("measurement", error)], None
     return [*checks, _lm_head_check(found), _stride_check(found)], found
@@ -76,60 +61,6 @@ def _read(heads: str, checks: list[Check]) -> tuple[HeadsCheckpoint, int | None]
         checks += problems("heads", error)
         return checkpoint, None
     return checkpoint, checkpoint.schedule.stride
-
-
-def _target(model: str) -> Target:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model).get_text_config()
-        return Target(model, config.hidden_size, config.vocab_size)
-    except (OSError, ValueError, AttributeError) as error:
-        raise refuse(
-            model,
-            "config.json",
-            found=f"transformers cannot read it ({str(error).splitlines()[0]})",
-            expected="the configuration of a language model",
-            remedy="check the path or id of the target",
-        ) from error
-
-
-def _any_settings() -> EngineSettings:
-    """Settings that are never refused, to leave only what heads and target say."""
-    return EngineSettings(
-        runner=2,
-        tensor_parallel_size=1,
-        pipeline_parallel_size=1,
-        async_scheduling=None,
-        num_speculative_tokens=None,
-        options={},
-    )
-
-
-def _measure(
-    checkpoint: HeadsCheckpoint, stated: int | None, model: str, text: Path | None
-) -> Measurement:
-    backbone = Backbone(model)
-    texts = backbone.own_text() if text is None else backbone.encode(_read_text(text))
-    passages = backbone.read(texts)
-    n_heads = checkpoint.schedule.n_heads
-    max_offset = max(MAX_OFFSET, 1 + (stated or 1) * n_heads)
-    heads = measure(checkpoint, passages, max_offset)
-    lm_head = agreement(LM_HEAD, backbone.top_tokens, passages, max_offset)
-    return Measurement(stated, lm_head, heads, find_stride(heads))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise refuse(
-            str(file),
-            "text",
-            found=f"unreadable ({error})",
-            expected="a text file in UTF-8",
-            remedy="check the path given as --text",
-        ) from error
 
 
 def _lm_head_check(found: Measurement) -> Check:

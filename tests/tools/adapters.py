@@ -1,0 +1,58 @@
+"""LoRA adapters as peft saves them, with random values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tools.models import tensors_of
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "l_proj"]
+FILE = "adapter_model.safetensors"
+
+
+def save_adapter(
+    folder: Path, stage1: Path, *, rank: int = 4, alpha: int = 8, **changes: Any
+) -> Path:
+    """Write a random adapter of every matrix of `stage1` that TARGETS names."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(5)
+    tensors = {}
+    for name, weight in sorted(tensors_of(stage1).items()):
+        module = name.removesuffix(".weight")
+        if weight.ndim == 2 and module.rsplit(".", 1)[-1] in TARGETS:
+            for side, shape in (("A", (rank, weight.shape[1])), ("B", (weight.shape[0], rank))):
+                value = 0.1 * torch.randn(shape, generator=generator)
+                tensors[f"base_model.model.{module}.lora_{side}.weight"] = value
+    save_file(tensors, folder / FILE)
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "elsewhere/stage1",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": TARGETS,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "modules_to_save": None,
+        "lora_dropout": 0.05,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
+    """Replace or remove tensors of an adapter, by names with "__" for dots."""
+    tensors = load_file(folder / FILE)
+    for key, value in changes.items():
+        name = key.replace("__", ".")
+        if value is None:
+            del tensors[name]
+        else:
+            tensors[name] = value
+    save_file(tensors, folder / FILE)

@@ -1,0 +1,65 @@
+"""`vllm-lmtp convert`: between stage-1 and heads-only folders, and from Medusa heads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from vllm_lmtp.cli.output import positive_argument, stdout_to_stderr
+from vllm_lmtp.cli.written import add_output_arguments, print_written
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `convert`."""
+    parser = subparsers.add_parser(
+        "convert", help="change a checkpoint's layout; Medusa heads", description=__doc__
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument(
+        "--to",
+        choices=("heads", "stage1"),
+        help="heads: take the heads out of a stage-1 folder; stage1: put heads and --target in one",
+    )
+    way.add_argument(
+        "--from-medusa", action="store_true", help="IN holds Medusa heads; write heads only"
+    )
+    parser.add_argument("input", metavar="IN", help="a folder or a Hugging Face id")
+    add_output_arguments(parser)
+    parser.add_argument("--target", metavar="BASE", help="the plain model, with --to stage1")
+    parser.add_argument(
+        "--every",
+        type=positive_argument,
+        metavar="K",
+        help="with --from-medusa: every K-th head as a leap of stride K (default: all, stride 1)",
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert.
+
+    Raises:
+        LMTPError: the input cannot be converted so, or the output cannot be written.
+    """
+    if (args.to == "stage1") != (args.target is not None):
+        args.parser.error("--to stage1 needs --target, and nothing else takes it")
+    if args.every is not None and not args.from_medusa:
+        args.parser.error("--every goes with --from-medusa")
+    with stdout_to_stderr():
+        from vllm_lmtp.tools import convert, medusa
+        from vllm_lmtp.tools.files import fetch
+
+        folder, output, overwrite = fetch(args.input), args.output, args.overwrite
+        if args.from_medusa:
+            every = args.every or 1
+            written = medusa.from_medusa(folder, output, every=every, overwrite=overwrite)
+        elif args.to == "heads":
+            written = convert.to_heads(folder, output, overwrite=overwrite)
+        else:
+            base = fetch(args.target)
+            # An id is worth keeping as the model's name; where a folder lay is not.
+            is_folder = os.path.exists(os.path.expanduser(args.target))
+            name = None if is_folder else args.target
+            written = convert.to_stage1(folder, base, output, name=name, overwrite=overwrite)
+    print_written(written, args.json)
+    return 0

@@ -1,0 +1,97 @@
+"""Whether heads fit a target, and what they predict on its text: in plain transformers, no vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_lmtp.agreement import MAX_OFFSET, Finding, HeadAgreement, agreement, find_stride, measure
+from vllm_lmtp.checkpoint import HeadsCheckpoint
+from vllm_lmtp.config import EngineSettings, Target, find_refusals
+from vllm_lmtp.errors import raise_refusals, refuse
+from vllm_lmtp.tools.backbone import Backbone
+
+LM_HEAD = -1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured: the LM head's agreement, the heads', and what the latter show."""
+
+    stated_stride: int | None
+    lm_head: HeadAgreement
+    heads: tuple[HeadAgreement, ...]
+    finding: Finding
+
+
+def check_fit(checkpoint: HeadsCheckpoint, model: str) -> None:
+    """Refuse heads that were made for another model.
+
+    Args:
+        model: folder or Hugging Face id of the target.
+
+    Raises:
+        LMTPError: sizes differ, or the target's configuration cannot be read.
+    """
+    # Settings that are never refused, to leave only what heads and target say.
+    settings = EngineSettings(
+        runner=2,
+        tensor_parallel_size=1,
+        pipeline_parallel_size=1,
+        async_scheduling=None,
+        num_speculative_tokens=None,
+        options={},
+    )
+    raise_refusals(find_refusals(checkpoint, _target(model), settings))
+
+
+def measure_on_text(
+    checkpoint: HeadsCheckpoint, stated: int | None, model: str, text: Path | None
+) -> Measurement:
+    """Agreement of the heads, and of the LM head, with every offset on text.
+
+    Args:
+        stated: the stride that config.json states, None where it states none.
+        model: folder or id of the target.
+        text: file to measure on; None for text that the target writes itself.
+
+    Raises:
+        LMTPError: the text cannot be read, or the target cannot be loaded.
+    """
+    backbone = Backbone(model)
+    texts = backbone.own_text() if text is None else backbone.encode(_read_text(text))
+    passages = backbone.read(texts)
+    n_heads = checkpoint.schedule.n_heads
+    max_offset = max(MAX_OFFSET, 1 + (stated or 1) * n_heads)
+    heads = measure(checkpoint, passages, max_offset)
+    lm_head = agreement(LM_HEAD, backbone.top_tokens, passages, max_offset)
+    return Measurement(stated, lm_head, heads, find_stride(heads))
+
+
+def _target(model: str) -> Target:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model).get_text_config()
+        return Target(model, config.hidden_size, config.vocab_size)
+    except (OSError, ValueError, AttributeError) as error:
+        raise refuse(
+            model,
+            "config.json",
+            found=f"transformers cannot read it ({str(error).splitlines()[0]})",
+            expected="the configuration of a language model",
+            remedy="check the path or id of the target",
+        ) from error
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(
+            str(file),
+            "text",
+            found=f"unreadable ({error})",
+            expected="a text file in UTF-8",
+            remedy="check the path given as --text",
+        ) from error
