@@ -186,25 +186,5 @@ def test_stage1_folder_serves_plainly(host: EngineHost, chain: Chain, chain_fold
     assert not [name for name in reply["counters"] if "spec_decode" in name or "lmtp" in name]
 
 
-def test_other_methods_are_unharmed(host: EngineHost, chain: Chain, tmp_path: Path) -> None:
-    """With the plugin installed, vLLM's own ngram drafting runs as ever."""
-    if host.runner == 2:
-        pytest.skip("needs a GPU: Triton's interpreter cannot run Runner V2's ngram kernel")
-    host.start(
-        save_chain(chain, tmp_path / "plain", "plain"),
-        speculative_config={
-            "method": "ngram",
-            "num_speculative_tokens": 3,
-            "prompt_lookup_max": 2,
-            "prompt_lookup_min": 1,
-        },
-    )
-    (walk,) = prompts_of(chain, [30])
-    reply = host.generate([walk + walk[:10]], {**GREEDY, "max_tokens": 20})
-    assert reply["tokens"] == [[chain.walk(walk[9], 20)[1:]]]
-    assert reply["counters"]["vllm:spec_decode_num_accepted_tokens"] > 0
-    assert not [name for name in reply["counters"] if "lmtp" in name]
-
-
 def _kind(request: pytest.FixtureRequest) -> str:
     return request.node.callspec.params["host"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain
+from tests.chain import Chain, save_chain
 from tests.engine.client import EngineError, EngineHost
-from tests.engine.test_chain import check, prompts_of
+from tests.engine.test_chain import GREEDY, check, prompts_of
 
 TWO_RANKS = [
     (1, False, "tensor_parallel_size"),
@@ -69,5 +69,31 @@ def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) ->
                     "num_speculative_tokens": 3,
                 },
             )
+    finally:
+        host.close()
+
+
+def test_other_methods_are_unharmed(chain: Chain, tmp_path: Path) -> None:
+    """With the plugin installed, vLLM's own ngram drafting runs as ever.
+
+    On Runner V1, since Triton's interpreter cannot run V2's ngram kernel. In a process of its own:
+    once ngram has loaded numba, vLLM 0.32 cannot start another CPU engine in the same process.
+    """
+    host = EngineHost(1, False, tmp_path / "host.log")
+    try:
+        host.start(
+            save_chain(chain, tmp_path / "plain", "plain"),
+            speculative_config={
+                "method": "ngram",
+                "num_speculative_tokens": 3,
+                "prompt_lookup_max": 2,
+                "prompt_lookup_min": 1,
+            },
+        )
+        (walk,) = prompts_of(chain, [30])
+        reply = host.generate([walk + walk[:10]], {**GREEDY, "max_tokens": 20})
+        assert reply["tokens"] == [[chain.walk(walk[9], 20)[1:]]]
+        assert reply["counters"]["vllm:spec_decode_num_accepted_tokens"] > 0
+        assert not [name for name in reply["counters"] if "lmtp" in name]
     finally:
         host.close()
