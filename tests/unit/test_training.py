@@ -17,7 +17,7 @@ from safetensors import safe_open  # noqa: E402
 
 from vllm_lmtp.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
-from vllm_lmtp.training.config import HeadsConfig, ModelConfig, Stage1Run, read_run  # noqa: E402
+from vllm_lmtp.training.config import HeadsConfig, ModelConfig, read_run  # noqa: E402
 from vllm_lmtp.training.corpus import loops, read_corpus  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
 from vllm_lmtp.training.loss import stage1_loss  # noqa: E402
@@ -98,8 +98,9 @@ def test_heads_start_as_the_reference_starts_them() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.parent.name)
 def test_committed_configurations_parse_and_name_no_machine(path: Path) -> None:
     run = read_run(path)
-    folders = [run.output, run.backbone if isinstance(run, Stage1Run) else run.teacher]
-    assert not any(Path(f).is_absolute() for f in folders if f)
+    folders = [getattr(run, n, None) for n in ("output", "backbone", "teacher", "model")]
+    assert run.output
+    assert not any(Path(f).is_absolute() for f in folders if isinstance(f, str))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_committed_configurations_parse_and_name_no_machine(path: Path) -> None:
         ("skip_token: 2", "skip_token: true", ["heads.skip_token", "found True", "an integer"]),
         ("lr: 0.001", "lr: 1e-3", ["optim.lr", "'1e-3'", "a number, written with a point"]),
         ("[0.3, 0.7, 1.0]", "[0.3, warm]", ["own_text.temperatures[1]", "'warm'", "a number"]),
-        ("run: s1", "run: s3", ["run", "'s3'", "backbone or s1"]),
+        ("run: s1", "run: s3", ["run", "'s3'", "backbone or s1 or distill"]),
         ("run: s1", "run: [", ["content", "unreadable YAML"]),
     ],
 )

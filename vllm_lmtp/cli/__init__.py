@@ -15,6 +15,7 @@ from vllm_lmtp.cli import (
     calibrate,
     convert,
     demo,
+    distill,
     doctor,
     export,
     inspect,
@@ -26,7 +27,7 @@ from vllm_lmtp.cli import (
 from vllm_lmtp.cli.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
-COMMANDS = (inspect, doctor, demo, train, merge, export, convert, calibrate, patches)
+COMMANDS = (inspect, doctor, demo, distill, train, merge, export, convert, calibrate, patches)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,45 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.distill_config import DistillRun
 from vllm_lmtp.training.parse import parse, read_yaml
-
-RUNS = ("backbone", "s1")
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How texts are sampled from a model.
-
-    temperatures: shard j uses temperature j modulo their number. shards, texts_per_shard: how
-    many texts. max_tokens: longest text, in tokens of the sampled model. seed: shard j uses
-    seed + j. prompts: a JSON-lines file with a "prompt" in each line, or null for texts that start
-    from BOS alone. stop_token_ids: tokens besides the model's EOS that end a text. dtype, batch,
-    kv_cache_gib: vLLM's settings.
-    """
-
-    temperatures: tuple[float, ...]
-    shards: int
-    texts_per_shard: int
-    max_tokens: int
-    seed: int
-    prompts: str | None = None
-    stop_token_ids: tuple[int, ...] = ()
-    top_p: float = 1.0
-    dtype: str = "bfloat16"
-    batch: int = 384
-    kv_cache_gib: int = 2
-
-    def faults(self) -> dict[str, str]:
-        """Fields out of range and what they expect."""
-        counts = ("shards", "texts_per_shard", "max_tokens", "batch", "kv_cache_gib")
-        wrong = {n: "at least 1" for n in counts if getattr(self, n) < 1}
-        if not self.temperatures or min(self.temperatures) < 0:
-            wrong["temperatures"] = "one or more numbers >= 0"
-        if not 0 < self.top_p <= 1:
-            wrong["top_p"] = "above 0 and at most 1"
-        return wrong
+from vllm_lmtp.training.sample_config import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -163,22 +130,25 @@ class Stage1Run:
     optim: OptimConfig
 
 
-def read_run(path: Path) -> BackboneRun | Stage1Run:
-    """Read a training file.
+Run = BackboneRun | Stage1Run | DistillRun
+RUNS: dict[str, type[Any]] = {"backbone": BackboneRun, "s1": Stage1Run, "distill": DistillRun}
+
+
+def read_run(path: Path) -> Run:
+    """Read a file of configs/train/, of any kind.
 
     Raises:
         LMTPError: the file cannot be read, or any field is wrong.
     """
     values = read_yaml(path)
-    run = values.get("run")
-    if run == "backbone":
-        return parse(BackboneRun, values, str(path))
-    if run == "s1":
-        return parse(Stage1Run, values, str(path))
-    raise refuse(
-        str(path),
-        "run",
-        found=repr(run) if "run" in values else "no such field",
-        expected=" or ".join(RUNS),
-        remedy="state which of the trainings the file describes",
-    )
+    kind = values.get("run")
+    if kind not in RUNS:
+        raise refuse(
+            str(path),
+            "run",
+            found=repr(kind) if "run" in values else "no such field",
+            expected=" or ".join(RUNS),
+            remedy="state which of the runs the file describes",
+        )
+    run: Run = parse(RUNS[kind], values, str(path))
+    return run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,18 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.jsonl"))
 
 
+def read_records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Every record of some shards, in order.
+
+    Raises:
+        LMTPError: a line is not a record.
+    """
+    for shard in shards:
+        with shard.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield _record(shard, number, line)
+
+
 def read_corpus(shards: Sequence[Path]) -> Corpus:
     """Read shards that `sample` wrote.
 
@@ -61,21 +73,18 @@ def read_corpus(shards: Sequence[Path]) -> Corpus:
     counts: Counter[str] = Counter(read=0, unended=0, loops=0, duplicates=0)
     seen: set[str] = set()
     kept: list[dict[str, Any]] = []
-    for shard in shards:
-        with shard.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                record = _record(shard, number, line)
-                counts["read"] += 1
-                text = record["text"]
-                if not record["ended"] or not text:
-                    counts["unended"] += 1
-                elif loops(text):
-                    counts["loops"] += 1
-                elif text in seen:
-                    counts["duplicates"] += 1
-                else:
-                    seen.add(text)
-                    kept.append(record)
+    for record in read_records(shards):
+        counts["read"] += 1
+        text = record["text"]
+        if not record["ended"] or not text:
+            counts["unended"] += 1
+        elif loops(text):
+            counts["loops"] += 1
+        elif text in seen:
+            counts["duplicates"] += 1
+        else:
+            seen.add(text)
+            kept.append(record)
     if not kept:
         raise refuse(
             str(shards[0].parent) if shards else "corpus",

@@ -106,6 +106,9 @@ def _dataclass(
 
 
 def _value(hint: Any, value: Any, where: str, field: str, faults: list[Refusal]) -> Any:
+    nested = [kind for kind in _kinds(hint) if dataclasses.is_dataclass(kind)]
+    if nested and value is not None:
+        hint = nested[0]  # an optional mapping that was given
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
             return _dataclass(hint, value, where, f"{field}.", faults)

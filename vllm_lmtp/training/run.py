@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.config import BackboneRun, read_run
+from vllm_lmtp.training.distill_config import DistillRun
 
 
 def run(
@@ -32,6 +33,14 @@ def run(
     if output is not None:
         config = dataclasses.replace(config, output=output)
     _check_packages()
+    if isinstance(config, DistillRun):
+        raise refuse(
+            str(path),
+            "run",
+            found="distill",
+            expected="a training",
+            remedy=f"vllm-lmtp distill {path}",
+        )
     if isinstance(config, BackboneRun):
         config = dataclasses.replace(config, teacher=teacher or config.teacher)
         log = _backbone(config, path)

@@ -2,10 +2,10 @@
 
 A shard appears only when it is whole, and an existing shard is never sampled again, so an
 interrupted run goes on where it stopped. Shard j uses seed `seed + j`, whichever shards were made
-before it.
+before it and whichever worker makes it.
 
 Run as a program, in a process of its own, because an engine keeps its threads and its memory until
-its process ends:  python -m vllm_lmtp.training.sample MODEL OUTPUT SETTINGS.yaml
+its process ends:  python -m vllm_lmtp.training.sample MODEL OUTPUT SETTINGS.yaml WORKER
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import SampleConfig
 from vllm_lmtp.training.parse import parse, read_yaml
+from vllm_lmtp.training.sample_config import SampleConfig
 from vllm_lmtp.training.save import write_json
 
 log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"
+# Settings that may change between runs of one folder: they do not change what a text says.
+_NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers")
 
 
 def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> None:
-    """Run `sample` in its own process; returns at once when every shard exists.
+    """Run `sample` in processes of its own; returns at once when every shard exists.
 
     Raises:
-        LMTPError: the process failed, or the folder holds texts of other settings.
+        LMTPError: a process failed, or the folder holds texts of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
     check_provenance(model, output, config)
@@ -43,43 +45,55 @@ def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> Non
     settings = output / "settings.yaml"
     # JSON is YAML too, and needs no second writer.
     write_json(settings, vars(config) | {"temperatures": list(config.temperatures)})
-    code = subprocess.run(
-        [sys.executable, "-m", "vllm_lmtp.training.sample", str(model), str(output), str(settings)],
-        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)},
-    ).returncode
-    if code or missing_shards(output, config):
+    program = [sys.executable, "-m", "vllm_lmtp.training.sample", str(model), str(output)]
+    processes = [
+        subprocess.Popen([*program, str(settings), str(worker)], env=_environment(config))
+        for worker in range(config.workers)
+    ]
+    try:
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+    if any(codes) or missing_shards(output, config):
         raise refuse(
             "sampling",
             "exit code",
-            found=code,
+            found=", ".join(map(str, codes)),
             expected="0 and every shard written",
             remedy="read the engine's message above; a second run keeps the finished shards",
         )
 
 
-def sample(model: Path, output: Path, config: SampleConfig) -> None:
-    """Write the missing shards of `config` to `output`.
+def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> None:
+    """Write the missing shards of `config` that are `worker`'s to `output`.
 
     A line holds "text" (stripped, without the prompt), "ended" (whether the model ended it),
-    "temperature", "tokens" (prompt and text as ids, without the end token) and "prompt".
+    "temperature", "tokens" (prompt and text as ids, without the end token), "prompt",
+    "prompt_tokens" (how many of the tokens are the prompt's) and "source".
 
     Raises:
         LMTPError: the prompts cannot be read, or the folder holds texts of other settings.
     """
     from vllm import LLM, SamplingParams
 
+    from vllm_lmtp.training.tokenizer import load_tokenizer
+
     check_provenance(model, output, config)
+    prompts = _prompts(config, load_tokenizer(model))
     engine = LLM(
         str(model),
         dtype=config.dtype,
         max_num_seqs=config.batch,
-        max_model_len=_model_length(model, config),
+        max_model_len=max(len(p.tokens) for p in prompts) + config.max_tokens,
         enable_prefix_caching=False,
+        # A seeded request whose prompt comes in chunks stops vLLM's CPU engine.
+        enable_chunked_prefill=False,
         seed=config.seed,
     )
-    prompts = list(_prompts(config, engine.get_tokenizer()))
     started, made = time.time(), 0
-    for shard in missing_shards(output, config):
+    mine = [s for s in missing_shards(output, config) if s % config.workers == worker]
+    for done, shard in enumerate(mine, 1):
         temperature = config.temperatures[shard % len(config.temperatures)]
         params = [
             SamplingParams(
@@ -94,17 +108,28 @@ def sample(model: Path, output: Path, config: SampleConfig) -> None:
         ]
         first = shard * config.texts_per_shard
         chosen = [prompts[(first + i) % len(prompts)] for i in range(config.texts_per_shard)]
-        results = engine.generate([ids for _, ids in chosen], params, use_tqdm=False)
+        results = engine.generate(
+            [{"prompt_token_ids": list(p.tokens)} for p in chosen], params, use_tqdm=False
+        )
         path = output / shard_name(shard)
         part = path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as file:
-            for (prompt, ids), result in zip(chosen, results, strict=True):
-                record = _record(prompt, ids["prompt_token_ids"], result.outputs[0], temperature)
-                made += len(record["tokens"])
+            for prompt, result in zip(chosen, results, strict=True):
+                record = _record(prompt, result.outputs[0], temperature)
+                made += len(record["tokens"]) - record["prompt_tokens"]
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         part.replace(path)
         rate = made / (time.time() - started)
-        log.info("shard %d of %d: %.0f tokens/s", shard + 1, config.shards, rate)
+        left = (time.time() - started) / done * (len(mine) - done)
+        log.info(
+            "worker %d: shard %d done, %d of its %d; %.0f tokens/s, about %.0f min left",
+            worker,
+            shard,
+            done,
+            len(mine),
+            rate,
+            left / 60,
+        )
 
 
 def shard_name(shard: int) -> str:
@@ -127,8 +152,13 @@ def check_provenance(model: Path, output: Path, config: SampleConfig) -> None:
         LMTPError: the folder holds texts of another model or of other settings.
     """
     path = output / PROVENANCE
-    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}
-    settings.pop("shards")
+    settings = {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in vars(config).items()
+        if k not in _NOT_IN_PROVENANCE
+    }
+    if config.prompts is not None:
+        settings["prompts"] = Path(config.prompts).name
     facts = {"model": _identity(model), "settings": settings}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -146,25 +176,38 @@ def check_provenance(model: Path, output: Path, config: SampleConfig) -> None:
         write_json(path, facts | {"versions": versions})
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    text: str
+    source: str
+    tokens: tuple[int, ...]
+
+
+def _environment(config: SampleConfig) -> dict[str, str]:
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)}
+    if config.workers > 1:
+        environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return dict(environment)
+
+
 def _identity(model: Path) -> dict[str, Any]:
     """A model by its folder name and the sizes of its weight files: no path of any machine."""
     weights = sorted(model.glob("*.safetensors"))
     return {"name": model.resolve().name, "weights": {p.name: p.stat().st_size for p in weights}}
 
 
-def _model_length(model: Path, config: SampleConfig) -> int | None:
-    """Room for BOS and a text; with prompts the model's own limit."""
-    return None if config.prompts else config.max_tokens + 1
-
-
-def _prompts(config: SampleConfig, tokenizer: Any) -> Iterator[tuple[str, dict[str, list[int]]]]:
+def _prompts(config: SampleConfig, tokenizer: Any) -> list[_Prompt]:
+    """The prompts file, a JSON object a line: "prompt", and where known "tokens" and "source"."""
     if config.prompts is None:
-        yield "", {"prompt_token_ids": [tokenizer.bos_token_id]}
-        return
+        return [_Prompt("", "", (tokenizer.bos_token_id,))]
+    prompts = []
     for number, line in enumerate(Path(config.prompts).read_text(encoding="utf-8").splitlines(), 1):
         try:
-            prompt = str(json.loads(line)["prompt"])
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(line)
+            text = str(row["prompt"])
+            tokens = row.get("tokens") or tokenizer.encode(text)
+            prompts.append(_Prompt(text, str(row.get("source", "")), tuple(map(int, tokens))))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise refuse(
                 f"{config.prompts}:{number}",
                 "prompt",
@@ -172,10 +215,18 @@ def _prompts(config: SampleConfig, tokenizer: Any) -> Iterator[tuple[str, dict[s
                 expected='a JSON object with "prompt"',
                 remedy="write one such object a line",
             ) from error
-        yield prompt, {"prompt_token_ids": tokenizer.encode(prompt)}
+    if not prompts:
+        raise refuse(
+            config.prompts,
+            "prompts",
+            found="an empty file",
+            expected="a JSON object a line",
+            remedy="write prompts, or leave the field out for texts that start from BOS",
+        )
+    return prompts
 
 
-def _record(prompt: str, prompt_ids: list[int], output: Any, temperature: float) -> dict[str, Any]:
+def _record(prompt: _Prompt, output: Any, temperature: float) -> dict[str, Any]:
     ended = output.finish_reason == "stop"
     # vLLM keeps the token that ended the text; training rows add EOS themselves.
     ids = list(output.token_ids)[:-1] if ended else list(output.token_ids)
@@ -183,8 +234,10 @@ def _record(prompt: str, prompt_ids: list[int], output: Any, temperature: float)
         "text": output.text.strip(),
         "ended": ended,
         "temperature": temperature,
-        "prompt": prompt,
-        "tokens": [*prompt_ids, *ids],
+        "prompt": prompt.text,
+        "source": prompt.source,
+        "prompt_tokens": len(prompt.tokens),
+        "tokens": [*prompt.tokens, *ids],
     }
 
 
@@ -195,4 +248,5 @@ if __name__ == "__main__":
         Path(sys.argv[1]),
         Path(sys.argv[2]),
         parse(SampleConfig, read_yaml(_settings), str(_settings)),
+        int(sys.argv[4]),
     )
