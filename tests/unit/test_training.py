@@ -169,7 +169,6 @@ def test_all_faults_of_a_file_come_together(tmp_path: Path) -> None:
         "sede",
         "seed",
         "optim.stepps",
-        "optim.steps",
     }
 
 

@@ -107,8 +107,8 @@ def mean_losses(
 
 def summed_loss(module: nn.Module, rows: Tensor, targets: Tensor, logits_budget: int) -> Tensor:
     """The summed cross-entropy of rows [N, H] of this process; `logits_budget` logits at once."""
-    vocab_size: int = getattr(module, "lm_head", module).out_features
-    chunk = max(1, logits_budget // vocab_size)
+    output = cast(nn.Linear, getattr(module, "lm_head", module))
+    chunk = max(1, logits_budget // output.out_features)
     total = torch.zeros((), dtype=_accumulated(rows), device=rows.device)
     # Without rows one empty chunk still ties the result to the parameters: several processes wait
     # for each other's gradients of all of them.
