@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.save import numbered_lines
 
 # A text whose 4-word phrases recur this often on average goes round in circles; in the stories
 # the ratio of an ordinary text stays below 1.5.
@@ -59,9 +60,8 @@ def read_records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
         LMTPError: a line is not a record.
     """
     for shard in shards:
-        with shard.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield _record(shard, number, line)
+        for number, line in numbered_lines(shard):
+            yield _record(shard, number, line)
 
 
 def read_corpus(shards: Sequence[Path]) -> Corpus:

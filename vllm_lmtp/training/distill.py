@@ -20,7 +20,7 @@ from typing import Any
 from vllm_lmtp import __version__
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.answers import keep_answers
-from vllm_lmtp.training.corpus import shard_paths
+from vllm_lmtp.training.corpus import read_records, shard_paths
 from vllm_lmtp.training.distill_config import DistillRun, SelfWritten
 from vllm_lmtp.training.prompts import (
     Prompt,
@@ -137,12 +137,7 @@ def _self_written(
         top_p=config.top_p,
     )
     sample_in_subprocess(model, folder, settings)
-    records = [
-        json.loads(line)
-        for shard in shard_paths(folder)
-        for line in shard.read_text(encoding="utf-8").splitlines()
-    ]
-    return written_prompts(records)
+    return written_prompts(list(read_records(shard_paths(folder))))
 
 
 def _write_dataset(

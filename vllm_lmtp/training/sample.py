@@ -24,7 +24,7 @@ from typing import Any
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.sample_config import SampleConfig
-from vllm_lmtp.training.save import write_json
+from vllm_lmtp.training.save import numbered_lines, write_json
 
 log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"
@@ -201,7 +201,7 @@ def _prompts(config: SampleConfig, tokenizer: Any) -> list[_Prompt]:
     if config.prompts is None:
         return [_Prompt("", "", (tokenizer.bos_token_id,))]
     prompts = []
-    for number, line in enumerate(Path(config.prompts).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(Path(config.prompts)):
         try:
             row = json.loads(line)
             text = str(row["prompt"])
