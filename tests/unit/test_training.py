@@ -20,7 +20,7 @@ from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.training.config import HeadsConfig, ModelConfig, read_run  # noqa: E402
 from vllm_lmtp.training.corpus import loops, read_corpus  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
-from vllm_lmtp.training.loss import stage1_loss  # noqa: E402
+from vllm_lmtp.training.loss import stage1_loss, stage2_loss  # noqa: E402
 from vllm_lmtp.training.rows import IGNORE, pack, pad  # noqa: E402
 from vllm_lmtp.training.save import whole_folder  # noqa: E402
 from vllm_lmtp.training.trainer import last_checkpoint  # noqa: E402
@@ -79,11 +79,39 @@ def test_loss_and_gradients_equal_the_formula(n: int, k: int, budget: int) -> No
         torch.testing.assert_close(found, gradient)
 
 
+@pytest.mark.parametrize("budget", [1, 3 * VOCAB, 1 << 20])
+def test_stage_2_loss_and_gradients_equal_the_formula(budget: int) -> None:
+    torch.manual_seed(0)
+    heads = LeapHeads(2, torch.randn(VOCAB, HIDDEN)).double()
+    lm_head = torch.nn.Linear(HIDDEN, VOCAB, bias=False).double()
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden, labels = _batch()
+    hidden.requires_grad_()
+    following = [
+        torch.logsumexp(logits, 0) - logits[labels[row, t + 1]]
+        for row in range(hidden.shape[0])
+        for t in range(hidden.shape[1] - 1)
+        if labels[row, t + 1] != IGNORE
+        for logits in [lm_head.weight @ hidden[row, t]]
+    ]
+    next_token = torch.stack(following).mean()
+    expected = next_token + 0.1 * _plain_loss(heads, hidden, labels, 2)
+    inputs = [hidden, lm_head.weight, *heads.parameters()]
+    wanted = torch.autograd.grad(expected, inputs)
+
+    loss, parts = stage2_loss(lm_head, heads, hidden, labels, 2, 0.1, budget)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(parts[0], next_token.detach())
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs), wanted)
+
+
 def test_texts_shorter_than_every_offset_give_zero_and_not_nan() -> None:
     heads = LeapHeads(2, torch.randn(VOCAB, HIDDEN))
     loss, _ = stage1_loss(heads, torch.randn(1, 3, HIDDEN), torch.ones(1, 3, dtype=int), 3, 99)
     loss.backward()
     assert loss == 0
+    assert all(p.grad is not None and not p.grad.any() for p in heads.parameters())
 
 
 def test_heads_start_as_the_reference_starts_them() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.data import split_held_out
 from vllm_lmtp.training.save import numbered_lines
 
 # A text whose 4-word phrases recur this often on average goes round in circles; in the stories
@@ -35,17 +36,8 @@ class Corpus:
         Raises:
             LMTPError: nothing would be left to train on.
         """
-        if not 0 < held_out < len(self.texts):
-            raise refuse(
-                "training file",
-                "held_out",
-                found=held_out,
-                expected=f"from 1 to {len(self.texts) - 1}, as {len(self.texts)} texts were kept",
-                remedy="hold out fewer texts, or sample more",
-            )
-        chosen = {i * len(self.texts) // held_out for i in range(held_out)}
-        train = tuple(t for i, t in enumerate(self.texts) if i not in chosen)
-        return train, tuple(t for i, t in enumerate(self.texts) if i in chosen)
+        train, held = split_held_out(self.texts, held_out)
+        return tuple(train), tuple(held)
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.devices import alone
 from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.sample_config import SampleConfig
@@ -195,10 +196,10 @@ class _Prompt:
 
 
 def _environment(config: SampleConfig) -> dict[str, str]:
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)}
+    environment = alone(os.environ) | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)}
     if config.workers > 1:
         environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return dict(environment)
+    return environment
 
 
 def _identity(model: Path) -> dict[str, Any]:
