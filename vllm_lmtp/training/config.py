@@ -7,12 +7,7 @@ Relative paths are taken from the current directory. Ranges are checked in `faul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.distill_config import DistillRun
-from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.sample_config import SampleConfig
 
 
@@ -128,27 +123,3 @@ class Stage1Run:
     heads: HeadsConfig
     own_text: SampleConfig
     optim: OptimConfig
-
-
-Run = BackboneRun | Stage1Run | DistillRun
-RUNS: dict[str, type[Any]] = {"backbone": BackboneRun, "s1": Stage1Run, "distill": DistillRun}
-
-
-def read_run(path: Path) -> Run:
-    """Read a file of configs/train/, of any kind.
-
-    Raises:
-        LMTPError: the file cannot be read, or any field is wrong.
-    """
-    values = read_yaml(path)
-    kind = values.get("run")
-    if kind not in RUNS:
-        raise refuse(
-            str(path),
-            "run",
-            found=repr(kind) if "run" in values else "no such field",
-            expected=" or ".join(RUNS),
-            remedy="state which of the runs the file describes",
-        )
-    run: Run = parse(RUNS[kind], values, str(path))
-    return run

@@ -46,14 +46,14 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def read_records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Every record of some shards, in order.
+    """Every record of some shards, in order, with "shard", the file's stem, and "number", from 0.
 
     Raises:
         LMTPError: a line is not a record.
     """
     for shard in shards:
         for number, line in numbered_lines(shard):
-            yield _record(shard, number, line)
+            yield _record(shard, number, line) | {"shard": shard.stem, "number": number - 1}
 
 
 def read_corpus(shards: Sequence[Path]) -> Corpus:

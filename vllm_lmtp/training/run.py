@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import BackboneRun, read_run
+from vllm_lmtp.training.config import BackboneRun
 from vllm_lmtp.training.distill_config import DistillRun
+from vllm_lmtp.training.heads_config import HeadsRun
+from vllm_lmtp.training.read_run import read_run
 
 
 def run(
-    config_path: str, *, output: str | None = None, teacher: str | None = None
+    config_path: str,
+    *,
+    output: str | None = None,
+    teacher: str | None = None,
+    dataset: str | None = None,
 ) -> dict[str, Any]:
     """Run one training file of configs/train/.
 
@@ -21,6 +27,7 @@ def run(
         output: folder of the run, instead of the file's `output`.
         teacher: folder of the model whose texts are learnt: the teacher of a backbone run; in
             stage 1, where a model learns from itself, the backbone.
+        dataset: folder of distilled answers, instead of the file's `dataset`.
 
     Returns:
         The training log, with "model", the folder of the trained checkpoint.
@@ -44,6 +51,14 @@ def run(
     if isinstance(config, BackboneRun):
         config = dataclasses.replace(config, teacher=teacher or config.teacher)
         log = _backbone(config, path)
+    elif isinstance(config, HeadsRun):
+        config = dataclasses.replace(
+            config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
+        )
+        _check_folder(config.backbone or "none", "backbone", path)
+        from vllm_lmtp.training.heads_run import train_heads
+
+        log = train_heads(config, path)
     else:
         config = dataclasses.replace(config, backbone=teacher or config.backbone)
         _check_folder(config.backbone, "backbone", path)
