@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: the file, a prompt set, the model or an answer is at fault, or a package is
             missing.
     """
-    from vllm_lmtp.training.config import read_run
     from vllm_lmtp.training.distill_config import DistillRun
+    from vllm_lmtp.training.read_run import read_run
 
     config = read_run(args.config)
     if not isinstance(config, DistillRun):

@@ -17,6 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the checkpoint")
     parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model to train heads for")
+    parser.add_argument("--dataset", type=Path, metavar="DIR", help="the distilled answers")
     add_json_flag(parser)
     parser.set_defaults(run=run)
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 expected="the packages that training needs",
                 remedy='pip install "vllm-lmtp[train]"',
             ) from error
-        report = train(args.config, output=args.output, teacher=args.teacher)
+        report = train(args.config, output=args.output, teacher=args.teacher, dataset=args.dataset)
     if args.json:
         print_json(report)
     else:

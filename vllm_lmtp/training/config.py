@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.distill_config import DistillRun
-from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.sample_config import SampleConfig
 
 
@@ -140,9 +135,11 @@ class BackboneRun:
 class Stage1Run:
     """Leap heads trained on a frozen backbone's own texts (arXiv 2505.17505, stage 1).
 
-    backbone: a folder with the backbone, with or without heads, which are dropped. output: folder
-    of the run; the checkpoint is written to its `model` folder. row_tokens: longest training row;
-    longer texts are cut. held_out: texts kept for the accuracies.
+    backbone: a folder with the backbone, with or without heads, which are dropped, or a Hugging
+    Face id. output: folder of the run; the checkpoint is written to its `model` folder. dataset: a
+    folder of `vllm-lmtp distill`, or own_text: how the backbone writes its own texts, exactly one
+    of both. limit: texts drawn from them at random, or null for all. row_tokens: longest training
+    row; longer texts are cut. held_out: texts kept for the accuracies.
     """
 
     run: str
@@ -154,8 +151,14 @@ class Stage1Run:
     row_tokens: int
     held_out: int
     heads: HeadsConfig
-    own_text: SampleConfig
     optim: OptimConfig
+    dataset: str | None = None
+    own_text: SampleConfig | None = None
+    limit: int | None = None
+
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        return _text_faults(self)
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,8 @@ class LoraConfig:
 class Stage2Run:
     """Backbone and heads adapted together by LoRA (arXiv 2505.17505, stage 2).
 
-    stage1: a folder with backbone and heads; the adapter names it as its base. output: folder of
+    stage1: a folder with backbone and heads, or its Hugging Face id; the adapter names it as its
+    base. output: folder of
     the run; the adapter is written to its `adapter` folder. head_weight: share of the heads' losses
     beside the next-token loss. logits_budget: most logits (rows x vocabulary) of one head held at
     once. dataset: a folder of `vllm-lmtp distill`, or own_text: how the stage-1 model writes its
@@ -208,41 +212,19 @@ class Stage2Run:
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
-        counts = ("threads", "row_tokens", "held_out", "logits_budget")
-        wrong = {n: "at least 1" for n in counts if getattr(self, n) < 1}
+        wrong = _text_faults(self)
         if self.head_weight < 0:
             wrong["head_weight"] = "0 or above"
-        if self.limit is not None and self.limit < 1:
-            wrong["limit"] = "at least 1, or null"
-        if (self.dataset is None) == (self.own_text is None):
-            wrong["dataset"] = "a folder, or the field own_text: exactly one of both"
+        if self.logits_budget < 1:
+            wrong["logits_budget"] = "at least 1"
         return wrong
 
 
-Run = BackboneRun | Stage1Run | Stage2Run | DistillRun
-RUNS: dict[str, type[Any]] = {
-    "backbone": BackboneRun,
-    "s1": Stage1Run,
-    "s2": Stage2Run,
-    "distill": DistillRun,
-}
-
-
-def read_run(path: Path) -> Run:
-    """Read a file of configs/train/, of any kind.
-
-    Raises:
-        LMTPError: the file cannot be read, or any field is wrong.
-    """
-    values = read_yaml(path)
-    kind = values.get("run")
-    if kind not in RUNS:
-        raise refuse(
-            str(path),
-            "run",
-            found=repr(kind) if "run" in values else "no such field",
-            expected=" or ".join(RUNS),
-            remedy="state which of the runs the file describes",
-        )
-    run: Run = parse(RUNS[kind], values, str(path))
-    return run
+def _text_faults(run: Stage1Run | Stage2Run) -> dict[str, str]:
+    counts = ("threads", "row_tokens", "held_out")
+    wrong = {n: "at least 1" for n in counts if getattr(run, n) < 1}
+    if run.limit is not None and run.limit < 1:
+        wrong["limit"] = "at least 1, or null"
+    if (run.dataset is None) == (run.own_text is None):
+        wrong["dataset"] = "a folder, or the field own_text: exactly one of both"
+    return wrong

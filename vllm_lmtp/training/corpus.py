@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.data import split_held_out
+from vllm_lmtp.training.save import numbered_lines
 
 # A text whose 4-word phrases recur this often on average goes round in circles; in the stories
 # the ratio of an ordinary text stays below 1.5.
@@ -45,15 +46,14 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def read_records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Every record of some shards, in order.
+    """Every record of some shards, in order, with "shard", the file's stem, and "number", from 0.
 
     Raises:
         LMTPError: a line is not a record.
     """
     for shard in shards:
-        with shard.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield _record(shard, number, line)
+        for number, line in numbered_lines(shard):
+            yield _record(shard, number, line) | {"shard": shard.stem, "number": number - 1}
 
 
 def read_corpus(shards: Sequence[Path]) -> Corpus:

@@ -53,7 +53,7 @@ def read_dataset(folder: Path, field: str) -> list[Record]:
     Raises:
         LMTPError: no such data set, columns that are missing or of another type, or no answers.
     """
-    data = _load(folder, field)
+    data = load_dataset_folder(folder, field)
     missing = [name for name in COLUMNS if name not in data.column_names]
     if missing:
         raise refuse(
@@ -150,7 +150,12 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
-def _load(folder: Path, field: str) -> Any:
+def load_dataset_folder(folder: Path, field: str) -> Any:
+    """The `datasets.Dataset` of a folder.
+
+    Raises:
+        LMTPError: it is none.
+    """
     from datasets import Dataset, load_from_disk
 
     try:

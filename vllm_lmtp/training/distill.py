@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from vllm_lmtp import __version__
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.answers import keep_answers
-from vllm_lmtp.training.corpus import shard_paths
+from vllm_lmtp.training.corpus import read_records, shard_paths
 from vllm_lmtp.training.distill_config import DistillRun, SelfWritten
 from vllm_lmtp.training.prompts import (
     Prompt,
@@ -30,7 +31,7 @@ from vllm_lmtp.training.prompts import (
     read_prompts,
     written_prompts,
 )
-from vllm_lmtp.training.sample import sample_in_subprocess
+from vllm_lmtp.training.sample import ROWS_SUFFIX, sample_in_subprocess
 from vllm_lmtp.training.sample_config import SampleConfig
 from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import load_tokenizer
@@ -71,7 +72,7 @@ def distill(run: DistillRun, config_path: Path, data: Path | None = None) -> dic
         "versions": {"vllm-lmtp": __version__}
         | {name: version(name) for name in ("torch", "transformers", "datasets")},
     }
-    _write_dataset(output / DATASET, kept, provenance)
+    _write_dataset(output / DATASET, kept, provenance, output / "answers")
     return provenance | {"dataset": str(output / DATASET)}
 
 
@@ -137,19 +138,19 @@ def _self_written(
         top_p=config.top_p,
     )
     sample_in_subprocess(model, folder, settings)
-    records = [
-        json.loads(line)
-        for shard in shard_paths(folder)
-        for line in shard.read_text(encoding="utf-8").splitlines()
-    ]
-    return written_prompts(records)
+    return written_prompts(list(read_records(shard_paths(folder))))
 
 
 def _write_dataset(
-    folder: Path, records: Sequence[dict[str, Any]], provenance: dict[str, Any]
+    folder: Path, records: Sequence[dict[str, Any]], provenance: dict[str, Any], answers: Path
 ) -> None:
     from datasets import Dataset
 
     with whole_folder(folder) as new:
         Dataset.from_list(list(records)).save_to_disk(new)
+        for shard in sorted({str(r["shard"]) for r in records}):
+            rows = answers / f"{shard}{ROWS_SUFFIX}"
+            if rows.is_file():
+                # A link, since rows are many times the size of everything else.
+                os.link(rows, new / rows.name)
         write_json(new / PROVENANCE_FILE, provenance)

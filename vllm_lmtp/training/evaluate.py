@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.training.cross_entropy import cross_entropy
 from vllm_lmtp.training.data import Row, pad_rows
 from vllm_lmtp.training.heads import LeapHeads
-from vllm_lmtp.training.loss import NEXT_TOKEN, pairs, summed_loss
+from vllm_lmtp.training.loss import NEXT_TOKEN, pairs
 
 TOP = 5
 
@@ -81,7 +82,7 @@ def next_token_loss(model: Any, rows: Sequence[Row]) -> float:
     for row in rows:
         batch = pad_rows([row], 0)
         hidden = model.hidden_states(batch["input_ids"].to(model.lm_head.weight.device))
-        states, targets = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
-        total += float(summed_loss(model.lm_head, states, targets, model.logits_budget))
+        states, targets, _ = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
+        total += float(cross_entropy(states, model.lm_head.weight, targets, model.logits_budget))
         count += len(targets)
     return total / max(1, count)

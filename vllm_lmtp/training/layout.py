@@ -103,6 +103,11 @@ def check_final_states(model: PreTrainedModel, where: str) -> None:
         )
 
 
+def output_matrix(folder: Path) -> Tensor:
+    """The output matrix [V, H] of a folder's model, float32; the model itself is let go."""
+    return load_backbone(folder).get_output_embeddings().weight.detach().clone()
+
+
 @torch.no_grad()
 def round_to_bfloat16(module: nn.Module) -> None:
     """Round every parameter to bfloat16 in place, keeping its dtype, and leave buffers alone."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vllm_lmtp.checkpoint import CONFIG_FILE, HEADS_PREFIX, HeadsCheckpoint
+from vllm_lmtp.checkpoint import CONFIG_FILE, HeadsCheckpoint
 from vllm_lmtp.errors import Refusal, raise_refusals
+from vllm_lmtp.tensors import HEADS_PREFIX
 from vllm_lmtp.tools.files import read_tensor
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import load_backbone
@@ -54,7 +55,7 @@ class LeapModel(nn.Module):
         self.config = backbone.config
         self.name_or_path: str = backbone.config._name_or_path
         self.model: nn.Module = backbone.model
-        self.lm_head: nn.Module = backbone.get_output_embeddings()
+        self.lm_head = cast(nn.Linear, backbone.get_output_embeddings())
         self.heads = heads
         self.stride = stride
         self.head_weight = head_weight

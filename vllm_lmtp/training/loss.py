@@ -4,8 +4,8 @@ Head i at position t is trained on the token at t + 1 + k(i + 1) (arXiv 2505.175
 Stage 1 is the sum over the heads; stage 2 is the next-token loss of the backbone's own output
 matrix and a share of that sum. Gradients flow into the hidden states where they ask for them.
 
-The logits of a large vocabulary dwarf everything else in memory, so they are made head by head and
-chunk by chunk, and made again in the backward pass instead of being kept.
+With a draft vocabulary, tokens that it leaves out teach the heads nothing. With a Markov term, its
+logits are added to the head's, and the token before the predicted one is the true one.
 
 Where several processes train, every mean is over the tokens of all of them, so that it does not
 matter how the rows of a step are dealt out.
@@ -13,62 +13,72 @@ matter how the rows of a step are dealt out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.training.cross_entropy import cross_entropy
 from vllm_lmtp.training.devices import summed, world_size
-from vllm_lmtp.training.heads import LeapHeads
+from vllm_lmtp.training.draft_vocab import DraftVocab
+from vllm_lmtp.training.heads import LeapHead, LeapHeads
+from vllm_lmtp.training.markov import MarkovTerm
 from vllm_lmtp.training.rows import IGNORE
 
 NEXT_TOKEN = 1
 
 
-def pairs(hidden: Tensor, labels: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-    """The rows that have a token `offset` later, and these tokens.
+@dataclass(frozen=True)
+class Extras:
+    """What heads may have beside themselves.
 
-    Args:
-        hidden: [B, T, H]. labels: int64 [B, T], IGNORE where there is no token to learn.
-
-    Returns:
-        ([N, H], [N]); N is 0 when every text is shorter than the offset.
+    vocab: the draft vocabulary; None where it is the target's. markov: a term to add to the
+    logits. tokens: int64 [B, T'], which the Markov term needs: the labels without a gap.
     """
-    targets = labels[:, offset:]
-    kept = targets != IGNORE
-    return hidden[:, : targets.shape[1]][kept], targets[kept]
+
+    vocab: DraftVocab | None = None
+    markov: MarkovTerm | None = None
+    tokens: Tensor | None = None
+
+
+NONE = Extras()
 
 
 def stage1_loss(
-    heads: LeapHeads, hidden: Tensor, labels: Tensor, stride: int, logits_budget: int
+    heads: LeapHeads,
+    hidden: Tensor,
+    labels: Tensor,
+    stride: int,
+    logits_budget: int,
+    extras: Extras = NONE,
 ) -> tuple[Tensor, Tensor]:
     """Loss of all heads on one batch.
 
     Args:
         hidden: [B, T, H] final-norm hidden states.
-        labels: int64 [B, T], the token at each position itself, IGNORE at padding.
+        labels: int64 [B, T'], T' >= T: the token at each position itself, IGNORE where it is not
+            to be learnt.
         logits_budget: most logits (rows x vocabulary) held at once.
 
     Returns:
         The loss, a float32 scalar (float64 for float64 hidden states), and the loss of each head
         [n], detached. A head without a single target adds zero.
     """
-    losses = mean_losses(_readers(heads, stride), hidden, labels, logits_budget)
+    losses = _mean_losses(_readers(heads, stride, labels, extras), hidden, logits_budget)
     return losses.sum(), _shown(losses)
 
 
 def stage2_loss(
-    lm_head: nn.Module,
+    lm_head: nn.Linear,
     heads: LeapHeads,
     hidden: Tensor,
     labels: Tensor,
     stride: int,
     head_weight: float,
     logits_budget: int,
+    extras: Extras = NONE,
 ) -> tuple[Tensor, Tensor]:
     """The next-token loss plus `head_weight` times the stage-1 loss, on one batch.
 
@@ -78,67 +88,92 @@ def stage2_loss(
     Returns:
         The loss, and [1 + n] detached: the next-token loss and the loss of each head.
     """
-    readers = [(lm_head, NEXT_TOKEN), *_readers(heads, stride)]
-    losses = mean_losses(readers, hidden, labels, logits_budget)
+    next_token = _Reader(NEXT_TOKEN, lambda rows, _: rows, lm_head.weight, labels, None)
+    readers = [next_token, *_readers(heads, stride, labels, extras)]
+    losses = _mean_losses(readers, hidden, logits_budget)
     return losses[0] + head_weight * losses[1:].sum(), _shown(losses)
 
 
-def mean_losses(
-    readers: Sequence[tuple[nn.Module, int]], hidden: Tensor, labels: Tensor, logits_budget: int
-) -> Tensor:
-    """The mean cross-entropy of each reader, [len(readers)].
+def pairs(
+    hidden: Tensor, labels: Tensor, offset: int, tokens: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that have a label `offset` later, and these labels.
 
     Args:
-        readers: modules from [N, H] to logits [N, V], each with the offset it predicts.
+        hidden: [B, T, H]. labels: int64 [B, T'], IGNORE where there is no token to learn.
+        tokens: int64 [B, T'], where the token before each label is wanted.
 
     Returns:
-        Means over the tokens of all training processes, times the number of processes: their
-        average, which is what the gradients of several processes come to, is the true mean.
+        rows [N, H], labels [N] and the tokens before them [N], or [0] without `tokens`; N is 0
+        when every text is shorter than the offset.
     """
-    chosen = [pairs(hidden, labels, offset) for _, offset in readers]
-    counts = torch.tensor([len(targets) for _, targets in chosen], device=hidden.device)
-    shares = world_size() / summed(counts).clamp(min=1).to(_accumulated(hidden))
+    ahead = labels[:, offset : offset + hidden.shape[1]]
+    kept = ahead != IGNORE
+    rows = hidden[:, : ahead.shape[1]][kept]
+    if tokens is None:
+        return rows, ahead[kept], ahead.new_empty(0)
+    return rows, ahead[kept], tokens[:, offset - 1 : offset - 1 + ahead.shape[1]][kept]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Something that predicts the label `offset` ahead with the logits features @ matrix.T.
+
+    features: rows [N, H] and the tokens before the labels [N] -> [N, F]. matrix: [V, F].
+    """
+
+    offset: int
+    features: Callable[[Tensor, Tensor], Tensor]
+    matrix: Tensor
+    labels: Tensor
+    tokens: Tensor | None
+
+
+def _readers(heads: LeapHeads, stride: int, labels: Tensor, extras: Extras) -> list[_Reader]:
+    schedule, markov = LeapSchedule(len(heads), stride), extras.markov
+    if extras.vocab is not None:
+        labels = extras.vocab.to_labels(labels)
+    readers = []
+    for index in range(len(heads)):
+        head, offset = heads[index], schedule.offset_of_head(index)
+        matrix = head.lm_head.weight
+        if markov is None:
+            readers.append(_Reader(offset, _without_term(head), matrix, labels, None))
+        else:
+            # One product for both: [x, E[p]] [O, W]^T = x O^T + E[p] W^T.
+            joined = torch.cat([matrix, markov.output_of(index)], dim=1)
+            readers.append(_Reader(offset, _with_term(head, markov), joined, labels, extras.tokens))
+    return readers
+
+
+def _without_term(head: LeapHead) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda rows, _: head.trunk(rows)
+
+
+def _with_term(head: LeapHead, markov: MarkovTerm) -> Callable[[Tensor, Tensor], Tensor]:
+    def features(rows: Tensor, previous: Tensor) -> Tensor:
+        read = head.trunk(rows)
+        return torch.cat([read, markov.embedded(previous).to(read.dtype)], dim=1)
+
+    return features
+
+
+def _mean_losses(readers: Sequence[_Reader], hidden: Tensor, logits_budget: int) -> Tensor:
+    """The mean cross-entropy of each reader, [len(readers)].
+
+    Means over the tokens of all training processes, times the number of processes: their average,
+    which is what the gradients of several processes come to, is the true mean.
+    """
+    chosen = [pairs(hidden, r.labels, r.offset, r.tokens) for r in readers]
+    counts = torch.tensor([len(labels) for _, labels, _ in chosen], device=hidden.device)
+    wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
+    shares = world_size() / summed(counts).clamp(min=1).to(wide)
     sums = [
-        summed_loss(module, rows, targets, logits_budget)
-        for (module, _), (rows, targets) in zip(readers, chosen, strict=True)
+        cross_entropy(reader.features(rows, previous), reader.matrix, labels, logits_budget)
+        for reader, (rows, labels, previous) in zip(readers, chosen, strict=True)
     ]
-    return torch.stack(sums) * shares
-
-
-def summed_loss(module: nn.Module, rows: Tensor, targets: Tensor, logits_budget: int) -> Tensor:
-    """The summed cross-entropy of rows [N, H] of this process; `logits_budget` logits at once."""
-    output = cast(nn.Linear, getattr(module, "lm_head", module))
-    chunk = max(1, logits_budget // output.out_features)
-    total = torch.zeros((), dtype=_accumulated(rows), device=rows.device)
-    # Without rows one empty chunk still ties the result to the parameters: several processes wait
-    # for each other's gradients of all of them.
-    for start in range(0, max(1, len(rows)), chunk):
-        part = checkpoint(
-            _chunk_loss,
-            module,
-            rows[start : start + chunk],
-            targets[start : start + chunk],
-            use_reentrant=False,
-        )
-        total = total + cast(Tensor, part)
-    return total
-
-
-def _readers(heads: LeapHeads, stride: int) -> list[tuple[nn.Module, int]]:
-    schedule = LeapSchedule(len(heads), stride)
-    return [(heads[i], schedule.offset_of_head(i)) for i in range(len(heads))]
+    return torch.stack([s.to(wide) for s in sums]) * shares
 
 
 def _shown(losses: Tensor) -> Tensor:
     return summed(losses) / world_size()
-
-
-def _accumulated(hidden: Tensor) -> torch.dtype:
-    return torch.float64 if hidden.dtype is torch.float64 else torch.float32
-
-
-def _chunk_loss(module: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
-    logits = module(rows)
-    if logits.dtype is not torch.float64:
-        logits = logits.float()
-    return functional.cross_entropy(logits, targets, reduction="sum")

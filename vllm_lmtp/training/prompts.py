@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.distill_config import PromptSet, SelfWritten
+from vllm_lmtp.training.save import numbered_lines
 
 SELF_WRITTEN = "self-written"
 # Stands for the user's words while a chat template is taken apart; no template contains it.
@@ -146,7 +147,7 @@ def _around_user(tokenizer: Any, system: str) -> tuple[str, str]:
 
 
 def _file_rows(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(file):
         try:
             row = json.loads(line)
         except ValueError:

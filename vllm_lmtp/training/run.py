@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import BackboneRun, Stage1Run, Stage2Run, read_run
+from vllm_lmtp.training.config import BackboneRun, Stage1Run, Stage2Run
 from vllm_lmtp.training.devices import world_size
 from vllm_lmtp.training.distill_config import DistillRun
+from vllm_lmtp.training.heads_config import HeadsRun
+from vllm_lmtp.training.read_run import read_run
 from vllm_lmtp.training.save import room_for
 
 
 def run(
-    config_path: str, *, output: str | None = None, teacher: str | None = None
+    config_path: str,
+    *,
+    output: str | None = None,
+    teacher: str | None = None,
+    dataset: str | None = None,
 ) -> dict[str, Any]:
     """Run one training file of configs/train/.
 
@@ -24,6 +30,7 @@ def run(
         output: folder of the run, instead of the file's `output`.
         teacher: folder of the model whose texts are learnt: the teacher of a backbone run; in
             stage 1, where a model learns from itself, the backbone; in stage 2 the stage-1 folder.
+        dataset: folder of distilled answers, instead of the file's `dataset`.
 
     Returns:
         The training log, with "model", the folder of the trained checkpoint, or "adapter".
@@ -50,7 +57,15 @@ def run(
             return _backbone(dataclasses.replace(config, teacher=teacher or config.teacher), path)
         if isinstance(config, Stage1Run):
             return _stage1(dataclasses.replace(config, backbone=teacher or config.backbone), path)
-        return _stage2(dataclasses.replace(config, stage1=teacher or config.stage1), path)
+        if isinstance(config, HeadsRun):
+            config = dataclasses.replace(
+                config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
+            )
+            return _heads(config, path)
+        config = dataclasses.replace(
+            config, stage1=teacher or config.stage1, dataset=dataset or config.dataset
+        )
+        return _stage2(config, path)
 
 
 def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
@@ -84,6 +99,14 @@ def _stage1(config: Stage1Run, path: Path) -> dict[str, Any]:
     from vllm_lmtp.training.stage1 import train_stage1
 
     log = train_stage1(dataclasses.replace(config, backbone=str(folder)), path)
+    return log | {"model": str(Path(config.output) / "model")}
+
+
+def _heads(config: HeadsRun, path: Path) -> dict[str, Any]:
+    folder = _folder(config.backbone or "none", "backbone", path)
+    from vllm_lmtp.training.heads_run import train_heads
+
+    log = train_heads(dataclasses.replace(config, backbone=str(folder)), path)
     return log | {"model": str(Path(config.output) / "model")}
 
 

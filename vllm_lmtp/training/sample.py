@@ -24,13 +24,15 @@ from typing import Any
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.devices import alone
 from vllm_lmtp.training.parse import parse, read_yaml
+from vllm_lmtp.training.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.sample_config import SampleConfig
-from vllm_lmtp.training.save import write_json
+from vllm_lmtp.training.save import numbered_lines, write_json
 
 log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"
+ROWS_SUFFIX = ".rows.safetensors"
 # Settings that may change between runs of one folder: they do not change what a text says.
-_NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers")
+_NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers", "keep_rows")
 
 
 def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> None:
@@ -90,8 +92,11 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
         enable_prefix_caching=False,
         # A seeded request whose prompt comes in chunks stops vLLM's CPU engine.
         enable_chunked_prefill=False,
+        worker_extension_cls=RECORDER if config.keep_rows else "",
         seed=config.seed,
     )
+    if config.keep_rows:
+        engine.collective_rpc("lmtp_record_rows")
     started, made = time.time(), 0
     mine = [s for s in missing_shards(output, config) if s % config.workers == worker]
     for done, shard in enumerate(mine, 1):
@@ -113,6 +118,12 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
             [{"prompt_token_ids": list(p.tokens)} for p in chosen], params, use_tqdm=False
         )
         path = output / shard_name(shard)
+        if config.keep_rows:
+            sampled = [len(r.outputs[0].token_ids) for r in results]
+            where = str(path.with_suffix(ROWS_SUFFIX))
+            engine.collective_rpc(
+                "lmtp_write_rows", args=(where, [r.request_id for r in results], sampled)
+            )
         part = path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as file:
             for prompt, result in zip(chosen, results, strict=True):
@@ -202,7 +213,7 @@ def _prompts(config: SampleConfig, tokenizer: Any) -> list[_Prompt]:
     if config.prompts is None:
         return [_Prompt("", "", (tokenizer.bos_token_id,))]
     prompts = []
-    for number, line in enumerate(Path(config.prompts).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(Path(config.prompts)):
         try:
             row = json.loads(line)
             text = str(row["prompt"])

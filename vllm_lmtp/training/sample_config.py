@@ -14,7 +14,7 @@ class SampleConfig:
     seed + j. prompts: a JSON-lines file with a "prompt" in each line, or null for texts that start
     from BOS alone. stop_token_ids: tokens besides the model's EOS that end a text. dtype, batch,
     kv_cache_gib: vLLM's settings. workers: engines that share the shards; on a CPU each takes one
-    thread, so that none waits for another.
+    thread, so that none waits for another. keep_rows: write the hidden states beside each shard.
     """
 
     temperatures: tuple[float, ...]
@@ -29,6 +29,7 @@ class SampleConfig:
     batch: int = 384
     kv_cache_gib: int = 2
     workers: int = 1
+    keep_rows: bool = False
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""

@@ -89,6 +89,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, from 1 on.
+
+    Only a line feed ends a line: `str.splitlines` would also break JSON text at the Unicode line
+    separators that it may hold unescaped.
+    """
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        yield from enumerate(lines, 1)
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

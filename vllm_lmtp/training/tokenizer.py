@@ -78,7 +78,22 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; code in the folder is never run."""
+    """The tokenizer of a model folder; code in the folder is never run.
+
+    Raises:
+        LMTPError: there is none.
+    """
     from transformers import AutoTokenizer
 
+    from vllm_lmtp.errors import refuse
+    from vllm_lmtp.tools.tokenizer import has_tokenizer
+
+    if not has_tokenizer(str(folder)):
+        raise refuse(
+            str(folder),
+            "tokenizer",
+            found="none",
+            expected="the tokenizer's files beside the weights",
+            remedy="copy them from the model that the folder was made of",
+        )
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)

@@ -1,0 +1,60 @@
+"""The chunked cross-entropy equals the plain one, in value and in every gradient."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn.functional import cross_entropy as plain  # noqa: E402
+
+from vllm_lmtp.training.cross_entropy import cross_entropy  # noqa: E402
+
+VOCAB, HIDDEN = 13, 6
+
+
+def _inputs(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(rows, HIDDEN, dtype=dtype, requires_grad=True)
+    matrix = torch.randn(VOCAB, HIDDEN, dtype=dtype, requires_grad=True)
+    return x, matrix, torch.randint(VOCAB, (rows,))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8])
+@pytest.mark.parametrize("budget", [1, 3 * VOCAB, 10**6])
+def test_equals_the_formula_in_float64(rows: int, budget: int) -> None:
+    x, matrix, targets = _inputs(rows, torch.float64)
+    expected = plain(x @ matrix.T, targets, reduction="sum")
+    wanted = torch.autograd.grad(expected * 3, [x, matrix])
+    loss = cross_entropy(x, matrix, targets, budget)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss * 3, [x, matrix]), wanted)
+
+
+def test_a_frozen_matrix_gets_no_gradient_and_rows_still_do() -> None:
+    x, matrix, targets = _inputs(4, torch.float64)
+    matrix = matrix.detach()
+    (gradient,) = torch.autograd.grad(cross_entropy(x, matrix, targets, VOCAB), [x])
+    (wanted,) = torch.autograd.grad(plain(x @ matrix.T, targets, reduction="sum"), [x])
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_no_rows_give_zero_and_gradients_of_zero() -> None:
+    x, matrix, targets = _inputs(0, torch.float32)
+    loss = cross_entropy(x, matrix, targets, 99)
+    loss.backward()
+    assert loss == 0
+    assert not matrix.grad.any()
+
+
+def test_under_autocast_products_are_bfloat16_and_the_softmax_is_not() -> None:
+    x, matrix, targets = _inputs(64, torch.float32)
+    expected = plain(x.bfloat16() @ matrix.bfloat16().T, targets, reduction="sum")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = cross_entropy(x, matrix, targets, 5 * VOCAB)
+    loss.backward()
+    assert loss.dtype is torch.float32
+    assert matrix.grad.dtype is torch.float32
+    assert float(loss) == pytest.approx(float(expected), rel=2e-2)
+    exact = torch.autograd.grad(plain(x @ matrix.T, targets, reduction="sum"), [matrix])[0]
+    assert (matrix.grad - exact).norm() < 0.02 * exact.norm()
