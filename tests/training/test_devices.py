@@ -51,7 +51,8 @@ def _launch(config: Path, processes: int) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    # With --cpu accelerate would start one process. The training finds no GPU and takes the CPU.
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     words += ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
     words += ["--main_process_port", str(port), "-m", "vllm_lmtp.cli", "train", str(config)]
     environment = devices.alone(os.environ) | {"PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
