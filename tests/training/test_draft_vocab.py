@@ -49,9 +49,7 @@ def test_the_least_size_that_covers(coverage: float) -> None:
 def test_coverage_that_training_texts_cannot_give_is_refused() -> None:
     train, held = _falling(), _falling()
     train[VOCAB // 2 :] = 0
-    with pytest.raises(
-        LMTPError, match="found 0.97; expected at most 0.7"
-    ):
+    with pytest.raises(LMTPError, match=r"found 0\.97; expected at most 0\.7"):
         choose(train, held, size=None, coverage=0.97)
 
 

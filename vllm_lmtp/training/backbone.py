@@ -105,14 +105,16 @@ def train_backbone(run: BackboneRun, config_path: Path) -> dict[str, Any]:
     documents = [[*ids, EOS_ID] for ids in tokenizer([r["text"] for r in train])["input_ids"]]
     held = [[*ids, EOS_ID] for ids in tokenizer([r["text"] for r in held_out])["input_ids"]]
     tokens = sum(map(len, documents))
-    rows = packed_rows(documents, run.optim.steps * run.optim.batch_rows, run.row_tokens, run.seed)
-    seen = run.optim.steps * run.optim.batch_rows * run.row_tokens
-    log.info("%d texts, %d tokens, %.1f epochs", len(documents), tokens, seen / tokens)
+    assert run.optim.steps is not None
+    seen = run.optim.steps * run.optim.step_rows(devices=1)
+    rows = packed_rows(documents, seen, run.row_tokens, run.seed)
+    epochs = seen * run.row_tokens / tokens
+    log.info("%d texts, %d tokens, %.1f epochs", len(documents), tokens, epochs)
 
     model = build_model(run.model)
     trainer = Trainer(
         model=model,
-        args=training_arguments(run.optim, output / "work", run.seed, on_cpu=True),
+        args=training_arguments(run.optim, output / "work", run.seed, rows=len(rows), on_cpu=True),
         train_dataset=rows,
         data_collator=collate,
     )

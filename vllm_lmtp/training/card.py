@@ -22,7 +22,7 @@ def model_card(content: dict[str, Any]) -> str:
         f"Trained with the backbone frozen on {own_text['train_texts']:,} of its own texts "
         f"({own_text['train_tokens']:,} tokens; temperatures "
         f"{', '.join(map(str, config['own_text']['temperatures']))}; "
-        f"{_dropped(own_text)}), {config['optim']['steps']:,} steps, "
+        f"{_dropped(own_text)}), {content['steps']:,} steps, "
         f"{content['epochs']} epochs, seed {config['seed']}.",
         "",
         f"    {content['command']}",

@@ -6,6 +6,7 @@ Relative paths are taken from the current directory. Ranges are checked in `faul
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vllm_lmtp.training.sample_config import SampleConfig
@@ -15,27 +16,48 @@ from vllm_lmtp.training.sample_config import SampleConfig
 class OptimConfig:
     """AdamW with a cosine schedule to zero.
 
-    lr: peak learning rate. warmup: share of the steps in which the rate rises. steps: optimizer
-    steps. batch_rows: rows a step. save_every: steps between resumable checkpoints. bf16:
-    autocast (parameters stay float32). compile: torch.compile, which needs a C++ compiler.
+    lr: peak learning rate. warmup: share of the steps in which the rate rises. batch_rows: rows
+    that one device reads at once. accumulate: how often it does so before a step, so that a step
+    takes batch_rows x accumulate x devices rows; its gradient is the mean over the passes. steps:
+    optimizer steps, or epochs: passes through the data, exactly one of both. save_every: steps
+    between resumable checkpoints. bf16: autocast; what is trained stays float32. compile:
+    torch.compile, which needs a C++ compiler.
     """
 
     lr: float
     warmup: float
-    steps: int
     batch_rows: int
     save_every: int
+    steps: int | None = None
+    epochs: float | None = None
+    accumulate: int = 1
     weight_decay: float = 0.0
     beta2: float = 0.999
     grad_clip: float = 1.0
     bf16: bool = False
     compile: bool = False
 
+    def step_rows(self, devices: int) -> int:
+        """Rows that one optimizer step takes."""
+        return self.batch_rows * self.accumulate * devices
+
+    def total_steps(self, rows: int, devices: int) -> int:
+        """Optimizer steps of the whole run over `rows` rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * math.ceil(rows / self.step_rows(devices)))
+
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
-        wrong = {
-            n: "at least 1" for n in ("steps", "batch_rows", "save_every") if getattr(self, n) < 1
-        }
+        counts = ("batch_rows", "save_every", "accumulate")
+        wrong = {n: "at least 1" for n in counts if getattr(self, n) < 1}
+        if (self.steps is None) == (self.epochs is None):
+            wrong["steps"] = "a number of steps, or of epochs: exactly one of both fields"
+        if self.steps is not None and self.steps < 1:
+            wrong["steps"] = "at least 1"
+        if self.epochs is not None and self.epochs <= 0:
+            wrong["epochs"] = "above 0"
         if self.lr <= 0:
             wrong["lr"] = "above 0"
         for name in ("warmup", "beta2"):
@@ -102,6 +124,12 @@ class BackboneRun:
     optim: OptimConfig
     teacher: str | None = None
 
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        if self.optim.steps is None:
+            return {"optim": "steps and no epochs: rows are packed anew for each pass"}
+        return {}
+
 
 @dataclass(frozen=True)
 class Stage1Run:
@@ -123,3 +151,64 @@ class Stage1Run:
     heads: HeadsConfig
     own_text: SampleConfig
     optim: OptimConfig
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A plain LoRA adapter: W + (alpha / r) B A. dropout: of what A reads, while training."""
+
+    r: int
+    alpha: float
+    dropout: float = 0.0
+
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        wrong = {}
+        if self.r < 1:
+            wrong["r"] = "at least 1"
+        if self.alpha <= 0:
+            wrong["alpha"] = "above 0"
+        if not 0 <= self.dropout < 1:
+            wrong["dropout"] = "from 0 to below 1"
+        return wrong
+
+
+@dataclass(frozen=True)
+class Stage2Run:
+    """Backbone and heads adapted together by LoRA (arXiv 2505.17505, stage 2).
+
+    stage1: a folder with backbone and heads; the adapter names it as its base. output: folder of
+    the run; the adapter is written to its `adapter` folder. head_weight: share of the heads' losses
+    beside the next-token loss. logits_budget: most logits (rows x vocabulary) of one head held at
+    once. dataset: a folder of `vllm-lmtp distill`, or own_text: how the stage-1 model writes its
+    own texts, exactly one of both. limit: texts drawn from them at random, or null for all.
+    row_tokens: longest training row; longer texts are cut. held_out: texts kept for the losses and
+    accuracies.
+    """
+
+    run: str
+    stage1: str
+    output: str
+    seed: int
+    threads: int
+    row_tokens: int
+    held_out: int
+    head_weight: float
+    lora: LoraConfig
+    optim: OptimConfig
+    dataset: str | None = None
+    own_text: SampleConfig | None = None
+    limit: int | None = None
+    logits_budget: int = 1 << 24
+
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        counts = ("threads", "row_tokens", "held_out", "logits_budget")
+        wrong = {n: "at least 1" for n in counts if getattr(self, n) < 1}
+        if self.head_weight < 0:
+            wrong["head_weight"] = "0 or above"
+        if self.limit is not None and self.limit < 1:
+            wrong["limit"] = "at least 1, or null"
+        if (self.dataset is None) == (self.own_text is None):
+            wrong["dataset"] = "a folder, or the field own_text: exactly one of both"
+        return wrong

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.training.cross_entropy import cross_entropy
+from vllm_lmtp.training.data import Row, pad_rows
 from vllm_lmtp.training.heads import LeapHeads
+from vllm_lmtp.training.loss import NEXT_TOKEN, pairs
 
 TOP = 5
 
@@ -38,8 +41,9 @@ def head_accuracy(
     top1 = torch.zeros(len(names), width + 1)
     top5 = torch.zeros(len(names), width + 1)
     counts = torch.zeros(width + 1)
+    device = heads[0].lm_head.weight.device
     for document in documents:
-        ids = torch.tensor([list(document)])
+        ids = torch.tensor([list(document)], device=device)
         hidden = backbone.model(input_ids=ids).last_hidden_state[0]
         guesses = [backbone.lm_head(hidden).topk(TOP).indices]
         guesses += [heads[i](hidden).topk(TOP).indices for i in range(len(heads))]
@@ -48,8 +52,8 @@ def head_accuracy(
             counts[offset] += len(truth)
             for name, guess in enumerate(guesses):
                 hit: Tensor = guess[: len(truth)] == truth
-                top1[name, offset] += hit[:, 0].sum()
-                top5[name, offset] += hit.sum()
+                top1[name, offset] += int(hit[:, 0].sum())
+                top5[name, offset] += int(hit.sum())
     top1, top5 = (t / counts.clamp(min=1) for t in (top1, top5))
     own = [
         {
@@ -65,3 +69,20 @@ def head_accuracy(
         for row, name in enumerate(names)
     }
     return {"heads": own, "calibration": table}
+
+
+@torch.no_grad()
+def next_token_loss(model: Any, rows: Sequence[Row]) -> float:
+    """Mean negative log-likelihood, in nats, of the answers' tokens of `rows`.
+
+    Args:
+        model: a `leap_model.LeapModel`.
+    """
+    total, count = 0.0, 0
+    for row in rows:
+        batch = pad_rows([row], 0)
+        hidden = model.hidden_states(batch["input_ids"].to(model.lm_head.weight.device))
+        states, targets, _ = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
+        total += float(cross_entropy(states, model.lm_head.weight, targets, model.logits_budget))
+        count += len(targets)
+    return total / max(1, count)

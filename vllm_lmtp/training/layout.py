@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from vllm_lmtp.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE
+from vllm_lmtp.checkpoint import (
+    ARCHITECTURE,
+    CONFIG_FILE,
+    HEAD_TYPE,
+    read_config,
+)
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.tools.files import causal_lm_class
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.save import write_json
@@ -27,12 +34,73 @@ WEIGHTS_FILE = "model.safetensors"
 _DROPPED_KEYS = ("_name_or_path", "use_cache")
 
 
-def load_backbone(folder: Path) -> PreTrainedModel:
-    """The backbone of a folder in float32, in evaluation mode; `heads.*` in it are dropped."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, trust_remote_code=False
-    )
-    return model.eval()
+def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The text backbone of a folder, in evaluation mode; `heads.*` in it are left out.
+
+    Of a multimodal model this is its language model alone, as in the reference's Gemma 3.
+
+    Raises:
+        LMTPError: an unknown model type, weights that cannot be loaded, or a model whose output
+            matrix reads something else than the states after the final norm.
+    """
+    config = read_config(folder)
+    causal_lm_class(folder, config)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise refuse(
+            str(folder),
+            "model",
+            found=f"transformers cannot load it ({str(error).splitlines()[0]})",
+            expected="a causal language model with safetensors weights",
+            remedy="restore the folder from where it came",
+        ) from error
+    if report["missing_keys"]:
+        raise refuse(
+            str(folder),
+            "weights",
+            found=f"no {', '.join(sorted(report['missing_keys'])[:3])}, ...",
+            expected="every tensor of the backbone",
+            remedy="restore the missing files",
+        )
+    model = language_model(model).eval()
+    check_final_states(model, str(folder))
+    return model
+
+
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, or the language model inside a multimodal one, sharing its weights."""
+    inner = getattr(model.model, "language_model", None)
+    if inner is None:
+        return model
+    config = model.config.get_text_config()
+    with torch.device("meta"):
+        text: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    text.model, text.lm_head = inner, model.get_output_embeddings()
+    text.generation_config = model.generation_config
+    return text
+
+
+@torch.no_grad()
+def check_final_states(model: PreTrainedModel, where: str) -> None:
+    """Refuse a model whose logits are not its output matrix times the final-norm states.
+
+    Raises:
+        LMTPError: they differ on a few tokens, as with a scale or a cap on the logits.
+    """
+    ids = torch.arange(3, device=model.device).unsqueeze(0)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(hidden), logits, rtol=1e-2, atol=1e-3):
+        raise refuse(
+            where,
+            "model_type",
+            found=f"{model.config.model_type}, whose logits are scaled or capped",
+            expected="logits that are the output matrix times the states after the final norm",
+            remedy="train heads for a model without such a scale",
+        )
 
 
 def output_matrix(folder: Path) -> Tensor:

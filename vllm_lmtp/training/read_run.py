@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import BackboneRun, Stage1Run
+from vllm_lmtp.training.config import BackboneRun, Stage1Run, Stage2Run
 from vllm_lmtp.training.distill_config import DistillRun
 from vllm_lmtp.training.heads_config import HeadsRun
 from vllm_lmtp.training.parse import parse, read_yaml
 
-Run = BackboneRun | Stage1Run | HeadsRun | DistillRun
+Run = BackboneRun | Stage1Run | Stage2Run | HeadsRun | DistillRun
 RUNS: dict[str, type[Any]] = {
     "backbone": BackboneRun,
     "s1": Stage1Run,
+    "s2": Stage2Run,
     "heads": HeadsRun,
     "distill": DistillRun,
 }

@@ -19,7 +19,7 @@ def model_log(config_path: Path, run: Any) -> dict[str, Any]:
     """
     names = ("torch", "transformers", "tokenizers", "accelerate")
     config = dataclasses.asdict(run)
-    for field in ("output", "backbone", "teacher"):
+    for field in ("output", "backbone", "teacher", "stage1", "dataset"):
         if config.get(field):
             config[field] = Path(config[field]).name
     shown = config_path.name if config_path.is_absolute() else config_path.as_posix()
@@ -53,7 +53,10 @@ def story_samples(model: Any, tokenizer: Any, seed: int) -> list[dict[str, Any]]
 
 
 def loss_picture(content: dict[str, Any], path: Path) -> None:
-    """Draw the loss of the backbone, where known, and of each head over the steps, as PNG."""
+    """Draw the loss of the backbone, where known, and of each head over the steps, as PNG.
+
+    Stage 2's next-token loss stands beside the heads'.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,13 +67,13 @@ def loss_picture(content: dict[str, Any], path: Path) -> None:
         panels.insert(0, ("backbone", content["backbone"]["history"]))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3), squeeze=False)
     for axis, (title, history) in zip(axes[0], panels, strict=True):
-        heads = sorted(k for k in history[0] if k.startswith("loss_head_")) if history else []
-        for key in heads or ["loss"]:
+        parts = sorted(k for k in history[0] if k.startswith("loss_")) if history else []
+        for key in parts or ["loss"]:
             label = key.removeprefix("loss_").replace("_", " ")
             points = [e for e in history if key in e]
             axis.plot([e["step"] for e in points], [e[key] for e in points], label=label, lw=1)
         axis.set(title=title, xlabel="step", ylabel="cross-entropy (nats)")
-        if heads:
+        if parts:
             axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=80, metadata={"Software": None})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import BackboneRun
+from vllm_lmtp.training.config import BackboneRun, Stage1Run, Stage2Run
+from vllm_lmtp.training.devices import world_size
 from vllm_lmtp.training.distill_config import DistillRun
 from vllm_lmtp.training.heads_config import HeadsRun
 from vllm_lmtp.training.read_run import read_run
+from vllm_lmtp.training.save import room_for
 
 
 def run(
@@ -26,20 +29,21 @@ def run(
         config_path: the YAML file.
         output: folder of the run, instead of the file's `output`.
         teacher: folder of the model whose texts are learnt: the teacher of a backbone run; in
-            stage 1, where a model learns from itself, the backbone.
+            stage 1, where a model learns from itself, the backbone; in stage 2 the stage-1 folder.
         dataset: folder of distilled answers, instead of the file's `dataset`.
 
     Returns:
-        The training log, with "model", the folder of the trained checkpoint.
+        The training log, with "model", the folder of the trained checkpoint, or "adapter".
 
     Raises:
-        LMTPError: the file, the teacher or a sampled text is at fault, or a package is missing.
+        LMTPError: the file, the teacher or a sampled text is at fault, a package is missing, or
+            the output cannot be written; what earlier runs wrote is then still whole.
     """
     path = Path(config_path)
     config = read_run(path)
     if output is not None:
         config = dataclasses.replace(config, output=output)
-    _check_packages()
+    _check_packages(config)
     if isinstance(config, DistillRun):
         raise refuse(
             str(path),
@@ -48,34 +52,33 @@ def run(
             expected="a training",
             remedy=f"vllm-lmtp distill {path}",
         )
-    if isinstance(config, BackboneRun):
-        config = dataclasses.replace(config, teacher=teacher or config.teacher)
-        log = _backbone(config, path)
-    elif isinstance(config, HeadsRun):
-        config = dataclasses.replace(
-            config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
-        )
-        _check_folder(config.backbone or "none", "backbone", path)
-        from vllm_lmtp.training.heads_run import train_heads
-
-        log = train_heads(config, path)
-    else:
-        config = dataclasses.replace(config, backbone=teacher or config.backbone)
-        _check_folder(config.backbone, "backbone", path)
-        from vllm_lmtp.training.stage1 import train_stage1
-
-        log = train_stage1(config, path)
-    return log | {"model": str(Path(config.output) / "model")}
+    with room_for(Path(config.output)):
+        if isinstance(config, BackboneRun):
+            return _backbone(dataclasses.replace(config, teacher=teacher or config.teacher), path)
+        if isinstance(config, Stage1Run):
+            return _stage1(dataclasses.replace(config, backbone=teacher or config.backbone), path)
+        if isinstance(config, HeadsRun):
+            backbone, rows = teacher or config.backbone, dataset or config.dataset
+            return _heads(dataclasses.replace(config, backbone=backbone, dataset=rows), path)
+        config = dataclasses.replace(config, dataset=dataset or config.dataset)
+        return _stage2(dataclasses.replace(config, stage1=teacher or config.stage1), path)
 
 
 def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
     from vllm_lmtp.training.backbone import train_backbone
     from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
 
+    if world_size() > 1:
+        raise refuse(
+            "accelerate launch",
+            "--num_processes",
+            found=world_size(),
+            expected="1: backbones of this size are trained by one process",
+            remedy=f"vllm-lmtp train {path}",
+        )
     corpus = Path(config.output) / "corpus"
     if config.teacher is not None:
-        _check_folder(config.teacher, "teacher", path)
-        sample_in_subprocess(Path(config.teacher), corpus, config.corpus)
+        sample_in_subprocess(_folder(config.teacher, "teacher", path), corpus, config.corpus)
     elif missing_shards(corpus, config.corpus):
         raise refuse(
             str(path),
@@ -84,24 +87,66 @@ def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
             expected="the folder of a causal language model",
             remedy="name one with --teacher FOLDER",
         )
-    return train_backbone(config, path)
+    return train_backbone(config, path) | {"model": str(Path(config.output) / "model")}
 
 
-def _check_folder(folder: str, field: str, path: Path) -> None:
-    if not (Path(folder) / "config.json").is_file():
+def _stage1(config: Stage1Run, path: Path) -> dict[str, Any]:
+    folder = _folder(config.backbone, "backbone", path)
+    from vllm_lmtp.training.stage1 import train_stage1
+
+    log = train_stage1(dataclasses.replace(config, backbone=str(folder)), path)
+    return log | {"model": str(Path(config.output) / "model")}
+
+
+def _heads(config: HeadsRun, path: Path) -> dict[str, Any]:
+    if config.backbone is None:
+        raise refuse(
+            str(path),
+            "backbone",
+            found="none",
+            expected="the folder of the model that answered",
+            remedy="name it with --teacher FOLDER",
+        )
+    folder = _folder(config.backbone, "backbone", path)
+    from vllm_lmtp.training.heads_run import train_heads
+
+    log = train_heads(dataclasses.replace(config, backbone=str(folder)), path)
+    return log | {"model": str(Path(config.output) / "model")}
+
+
+def _stage2(config: Stage2Run, path: Path) -> dict[str, Any]:
+    folder = _folder(config.stage1, "stage1", path)
+    from vllm_lmtp.training.stage2 import ADAPTER, train_stage2
+
+    log = train_stage2(config, folder, path)
+    return log | {"adapter": str(Path(config.output) / ADAPTER)}
+
+
+def _folder(model: str, field: str, path: Path) -> Path:
+    """The local folder of a model that a training file names; a Hugging Face id is fetched."""
+    folder = Path(os.path.expanduser(model))
+    if not folder.is_dir() and model.count("/") == 1 and not model.startswith((".", "~", "/")):
+        from vllm_lmtp.tools.files import fetch
+
+        return fetch(model)
+    if not (folder / "config.json").is_file():
         raise refuse(
             str(path),
             field,
-            found=f"{folder}, which holds no config.json",
-            expected="the folder of a causal language model",
+            found=f"{model}, which holds no config.json",
+            expected="the folder of a causal language model, or its Hugging Face id",
             remedy="correct the path; relative paths are taken from the current directory",
         )
+    return folder
 
 
-def _check_packages() -> None:
+def _check_packages(config: Any) -> None:
     from importlib.util import find_spec
 
-    missing = [n for n in ("torch", "transformers", "accelerate", "matplotlib") if not find_spec(n)]
+    names = ["torch", "transformers", "accelerate", "matplotlib"]
+    if isinstance(config, Stage2Run):
+        names.append("peft")
+    missing = [name for name in names if not find_spec(name)]
     if missing:
         raise refuse(
             "Python environment",

@@ -6,6 +6,7 @@ written to a folder beside the target, flushed, and only then renamed into place
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.errors import refuse
+
 NEW, OLD = ".new", ".old"
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -50,6 +54,31 @@ def whole_folder(target: Path) -> Iterator[Path]:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def room_for(output: Path) -> Iterator[None]:
+    """Turn what a full or write-protected disk raises in the block into a refusal.
+
+    Raises:
+        LMTPError: a file could not be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors and torch.save have errors of their own for a write that failed.
+        is_write = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
+        if not is_write and not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise refuse(
+            str(output),
+            "output",
+            found=f"cannot be written ({reason})",
+            expected="a place with room for the whole run",
+            remedy="free the space and give the command again: it goes on where it stopped, and "
+            "what was saved before is unchanged",
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
+from vllm_lmtp.checkpoint import is_lmtp_config, read_config
 from vllm_lmtp.training.card import model_card
 from vllm_lmtp.training.config import HeadsConfig, Stage1Run
 from vllm_lmtp.training.corpus import read_corpus, shard_paths
+from vllm_lmtp.training.devices import is_main, main_first, world_size
 from vllm_lmtp.training.evaluate import head_accuracy
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import (
@@ -31,10 +33,15 @@ from vllm_lmtp.training.layout import (
 from vllm_lmtp.training.loss import stage1_loss
 from vllm_lmtp.training.report import loss_picture, model_log, story_samples
 from vllm_lmtp.training.rows import pad
-from vllm_lmtp.training.sample import sample_in_subprocess
+from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
 from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import load_tokenizer
-from vllm_lmtp.training.trainer import last_checkpoint, loss_history, training_arguments
+from vllm_lmtp.training.trainer import (
+    PartsTrainer,
+    last_checkpoint,
+    loss_history,
+    training_arguments,
+)
 
 log = logging.getLogger(__name__)
 CALIBRATION_OFFSETS = 9
@@ -69,32 +76,26 @@ class HeadsOnFrozenBackbone(nn.Module):
         return {"loss": loss}
 
 
-class _HeadsTrainer(Trainer):
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        recent = self.model.recent
-        if "loss" in logs:
-            logs |= {name: sum(v) / len(v) for name, v in recent.items() if v}
-            recent.clear()
-        super().log(logs, *args, **kwargs)
-
-
 def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     """Sample the backbone's own texts, train the heads, save to the run's `model` folder.
 
-    Every step is resumed where an earlier run of the same file stopped.
+    Every step is resumed where an earlier run of the same file stopped. Of several processes the
+    main one samples, evaluates and writes.
 
     Returns:
-        The training log, as written beside the weights.
+        The training log, as written beside the weights; only the settings in other processes.
     """
     started = time.time()
     output = Path(run.output)
     tokenizer = load_tokenizer(Path(run.backbone))
+    if is_lmtp_config(read_config(Path(run.backbone))):
+        log.warning("%s has leap heads already; only its backbone is used", run.backbone)
     backbone = load_backbone(Path(run.backbone))
     round_to_bfloat16(backbone)
-    if not (output / "backbone").is_dir():
-        with whole_folder(output / "backbone") as folder:
-            write_plain(folder, backbone, tokenizer)
-    sample_in_subprocess(output / "backbone", output / "own_text", run.own_text)
+    main_first(
+        lambda: _sample(run, backbone, tokenizer),
+        lambda: not missing_shards(output / "own_text", run.own_text),
+    )
     sampled = time.time()
 
     torch.set_num_threads(run.threads)
@@ -108,23 +109,33 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     tokens = sum(map(len, rows))
     log.info("%d texts, %d tokens", len(rows), tokens)
     model = HeadsOnFrozenBackbone(backbone, run.heads)
-    trainer = _HeadsTrainer(
+    trainer = PartsTrainer(
         model=model,
         args=training_arguments(
-            run.optim, output / "work", run.seed, on_cpu=not torch.cuda.is_available()
+            run.optim,
+            output / "work",
+            run.seed,
+            rows=len(rows),
+            on_cpu=not torch.cuda.is_available(),
         ),
         train_dataset=rows,
         data_collator=_Collate(tokenizer.pad_token_id, run.row_tokens),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
     trained = time.time()
+    content = model_log(config_path, run)
+    if not is_main():
+        return content
 
     # Everything below describes the heads as they are saved, rounded to bfloat16.
     model = model.cpu()
     round_to_bfloat16(model.heads)
-    content = model_log(config_path, run) | {
+    steps = run.optim.total_steps(len(rows), world_size())
+    content |= {
         "own_text": corpus.counts | {"train_texts": len(rows), "train_tokens": tokens},
-        "epochs": round(run.optim.steps * run.optim.batch_rows / len(rows), 2),
+        "steps": steps,
+        "epochs": round(steps * run.optim.step_rows(world_size()) / len(rows), 2),
+        "processes": world_size(),
         "head_parameters": sum(p.numel() for p in model.heads.parameters()),
         "held_out": {"texts": len(held), "tokens": sum(map(len, held))}
         | head_accuracy(backbone, model.heads, run.heads.skip_token, held, CALIBRATION_OFFSETS),
@@ -143,6 +154,14 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
         loss_picture(content, folder / "loss.png")
         (folder / "README.md").write_text(model_card(content), encoding="utf-8")
     return content
+
+
+def _sample(run: Stage1Run, backbone: PreTrainedModel, tokenizer: Any) -> None:
+    output = Path(run.output)
+    if not (output / "backbone").is_dir():
+        with whole_folder(output / "backbone") as folder:
+            write_plain(folder, backbone, tokenizer)
+    sample_in_subprocess(output / "backbone", output / "own_text", run.own_text)
 
 
 class _Collate:

@@ -78,7 +78,22 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; code in the folder is never run."""
+    """The tokenizer of a model folder; code in the folder is never run.
+
+    Raises:
+        LMTPError: there is none, or it cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    from vllm_lmtp.errors import refuse
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise refuse(
+            str(folder),
+            "tokenizer",
+            found=f"none ({str(error).strip().splitlines()[0]})",
+            expected="a tokenizer that transformers can load",
+            remedy="copy tokenizer.json and tokenizer_config.json from the model that was trained",
+        ) from error

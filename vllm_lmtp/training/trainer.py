@@ -1,4 +1,4 @@
-"""The one way this package uses transformers.Trainer: arguments, resuming, and the loss history."""
+"""The one way this package uses transformers.Trainer: arguments, resuming, and what it logs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from vllm_lmtp.training.config import OptimConfig
+from vllm_lmtp.training.devices import world_size
 
 
 def training_arguments(
-    optim: OptimConfig, work: Path, seed: int, *, on_cpu: bool, **more: Any
+    optim: OptimConfig, work: Path, seed: int, *, rows: int, on_cpu: bool, **more: Any
 ) -> TrainingArguments:
-    """Arguments for one run; nothing is reported to an outside service."""
+    """Arguments for one run over `rows` rows; nothing is reported to an outside service."""
+    steps = optim.total_steps(rows, world_size())
     names = inspect.signature(TrainingArguments).parameters
     # transformers 5 reads a warmup below 1 as a share of the steps; before, that was warmup_ratio.
     warmup = "warmup_ratio" if "warmup_ratio" in names else "warmup_steps"
     return TrainingArguments(
         output_dir=str(work),
-        max_steps=optim.steps,
+        max_steps=steps,
         per_device_train_batch_size=optim.batch_rows,
+        gradient_accumulation_steps=optim.accumulate,
         learning_rate=optim.lr,
         lr_scheduler_type="cosine",
         weight_decay=optim.weight_decay,
@@ -29,7 +32,7 @@ def training_arguments(
         max_grad_norm=optim.grad_clip,
         bf16=optim.bf16,
         torch_compile=optim.compile,
-        logging_steps=max(1, optim.steps // 100),
+        logging_steps=max(1, steps // 100),
         save_steps=optim.save_every,
         save_total_limit=2,
         dataloader_pin_memory=False,
@@ -37,10 +40,24 @@ def training_arguments(
         report_to=[],
         disable_tqdm=True,
         use_cpu=on_cpu,
+        # Every process uses every parameter (loss.py), and looking for unused ones costs time.
+        ddp_find_unused_parameters=False,
         seed=seed,
         **{warmup: optim.warmup},
         **more,
     )
+
+
+class PartsTrainer(Trainer):
+    """A Trainer that logs the parts of the loss, which its model notes by name in `recent`."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the mean of each part since the last log."""
+        recent = self.model.recent
+        if "loss" in logs:
+            logs |= {name: sum(v) / len(v) for name, v in recent.items() if v}
+            recent.clear()
+        super().log(logs, *args, **kwargs)
 
 
 def last_checkpoint(work: Path) -> str | None:
