@@ -22,7 +22,7 @@ from vllm_lmtp.training.corpus import loops, read_corpus  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
 from vllm_lmtp.training.loss import stage1_loss, stage2_loss  # noqa: E402
 from vllm_lmtp.training.read_run import read_run  # noqa: E402
-from vllm_lmtp.training.rows import IGNORE, pack, pad  # noqa: E402
+from vllm_lmtp.training.rows import IGNORE, pack  # noqa: E402
 from vllm_lmtp.training.save import whole_folder  # noqa: E402
 from vllm_lmtp.training.trainer import last_checkpoint  # noqa: E402
 
@@ -256,9 +256,6 @@ def test_corpus_drops_and_counts(tmp_path: Path) -> None:
 def test_rows() -> None:
     rows = pack([[1, 2, 3], [4, 5, 6]], 4, seed=0)
     assert rows.shape == (1, 4)
-    batch = pad([[1, 2, 3], [4]], pad_id=0, row_tokens=2)
-    assert batch["input_ids"].tolist() == [[1, 2], [4, 0]]
-    assert batch["labels"].tolist() == [[1, 2], [4, IGNORE]]
 
 
 def test_an_unfinished_trainer_checkpoint_is_passed_over(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 def model_card(content: dict[str, Any]) -> str:
     """README.md for the folder of a stage-1 run."""
     config = content["config"]
-    heads, own_text = config["heads"], content["own_text"]
+    heads, data = config["heads"], content["data"]
     held_out = content["held_out"]
     lines = [
         f"# {config['model_name']}",
@@ -19,10 +19,8 @@ def model_card(content: dict[str, Any]) -> str:
         *(_backbone(content["backbone"]) if "backbone" in content else ()),
         "## Heads",
         "",
-        f"Trained with the backbone frozen on {own_text['train_texts']:,} of its own texts "
-        f"({own_text['train_tokens']:,} tokens; temperatures "
-        f"{', '.join(map(str, config['own_text']['temperatures']))}; "
-        f"{_dropped(own_text)}), {content['steps']:,} steps, "
+        f"Trained with the backbone frozen on {data['train_texts']:,} of its own texts "
+        f"({data['train_tokens']:,} tokens{_made(content)}), {content['steps']:,} steps, "
         f"{content['epochs']} epochs, seed {config['seed']}.",
         "",
         f"    {content['command']}",
@@ -47,6 +45,15 @@ def model_card(content: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _made(content: dict[str, Any]) -> str:
+    """How the texts came about, where this run sampled them."""
+    own_text = content["config"]["own_text"]
+    if own_text is None:
+        return ""
+    temperatures = ", ".join(map(str, own_text["temperatures"]))
+    return f"; temperatures {temperatures}; {_dropped(content['data'])}"
 
 
 def _backbone(log: dict[str, Any]) -> list[str]:

@@ -135,9 +135,11 @@ class BackboneRun:
 class Stage1Run:
     """Leap heads trained on a frozen backbone's own texts (arXiv 2505.17505, stage 1).
 
-    backbone: a folder with the backbone, with or without heads, which are dropped. output: folder
-    of the run; the checkpoint is written to its `model` folder. row_tokens: longest training row;
-    longer texts are cut. held_out: texts kept for the accuracies.
+    backbone: a folder with the backbone, with or without heads, which are dropped, or a Hugging
+    Face id. output: folder of the run; the checkpoint is written to its `model` folder. dataset: a
+    folder of `vllm-lmtp distill`, or own_text: how the backbone writes its own texts, exactly one
+    of both. limit: texts drawn from them at random, or null for all. row_tokens: longest training
+    row; longer texts are cut. held_out: texts kept for the accuracies.
     """
 
     run: str
@@ -149,8 +151,14 @@ class Stage1Run:
     row_tokens: int
     held_out: int
     heads: HeadsConfig
-    own_text: SampleConfig
     optim: OptimConfig
+    dataset: str | None = None
+    own_text: SampleConfig | None = None
+    limit: int | None = None
+
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        return _text_faults(self)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,8 @@ class LoraConfig:
 class Stage2Run:
     """Backbone and heads adapted together by LoRA (arXiv 2505.17505, stage 2).
 
-    stage1: a folder with backbone and heads; the adapter names it as its base. output: folder of
+    stage1: a folder with backbone and heads, or its Hugging Face id; the adapter names it as its
+    base. output: folder of
     the run; the adapter is written to its `adapter` folder. head_weight: share of the heads' losses
     beside the next-token loss. logits_budget: most logits (rows x vocabulary) of one head held at
     once. dataset: a folder of `vllm-lmtp distill`, or own_text: how the stage-1 model writes its
@@ -203,12 +212,19 @@ class Stage2Run:
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
-        counts = ("threads", "row_tokens", "held_out", "logits_budget")
-        wrong = {n: "at least 1" for n in counts if getattr(self, n) < 1}
+        wrong = _text_faults(self)
         if self.head_weight < 0:
             wrong["head_weight"] = "0 or above"
-        if self.limit is not None and self.limit < 1:
-            wrong["limit"] = "at least 1, or null"
-        if (self.dataset is None) == (self.own_text is None):
-            wrong["dataset"] = "a folder, or the field own_text: exactly one of both"
+        if self.logits_budget < 1:
+            wrong["logits_budget"] = "at least 1"
         return wrong
+
+
+def _text_faults(run: Stage1Run | Stage2Run) -> dict[str, str]:
+    counts = ("threads", "row_tokens", "held_out")
+    wrong = {n: "at least 1" for n in counts if getattr(run, n) < 1}
+    if run.limit is not None and run.limit < 1:
+        wrong["limit"] = "at least 1, or null"
+    if (run.dataset is None) == (run.own_text is None):
+        wrong["dataset"] = "a folder, or the field own_text: exactly one of both"
+    return wrong

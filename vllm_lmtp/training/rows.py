@@ -1,8 +1,7 @@
-"""Training rows: token ids of one length, made from texts.
+"""Packed training rows: several whole texts a row, the last one cut, so that nothing is padding.
 
-Two kinds. *Packed* rows (backbone) hold several whole texts, the last one cut, so that no token is
-padding. *Padded* rows (heads) hold one text each, since a head's label must never reach into
-another text.
+Only a backbone learns from these: a head's label must never reach into another text, so the rows
+of heads (data.py) hold one text each.
 """
 
 from __future__ import annotations
@@ -35,20 +34,3 @@ def pack(documents: Sequence[Sequence[int]], row_tokens: int, seed: int) -> Tens
             rows.append(row[:row_tokens])
             row = []
     return torch.tensor(rows, dtype=torch.int32).reshape(-1, row_tokens)
-
-
-def pad(documents: Sequence[Sequence[int]], pad_id: int, row_tokens: int) -> dict[str, Tensor]:
-    """Pad documents on the right to the longest of them, cutting those above `row_tokens`.
-
-    Returns:
-        input_ids int64 [B, T] and labels int64 [B, T], equal but for IGNORE at padding. Rows need
-        no attention mask: with causal attention nothing sees the padding to its right.
-    """
-    width = min(row_tokens, max(len(d) for d in documents))
-    ids = torch.full((len(documents), width), pad_id, dtype=torch.int64)
-    labels = torch.full_like(ids, IGNORE)
-    for place, document in enumerate(documents):
-        tokens = torch.tensor(list(document[:width]), dtype=torch.int64)
-        ids[place, : len(tokens)] = tokens
-        labels[place, : len(tokens)] = tokens
-    return {"input_ids": ids, "labels": labels}

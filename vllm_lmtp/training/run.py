@@ -58,10 +58,14 @@ def run(
         if isinstance(config, Stage1Run):
             return _stage1(dataclasses.replace(config, backbone=teacher or config.backbone), path)
         if isinstance(config, HeadsRun):
-            backbone, rows = teacher or config.backbone, dataset or config.dataset
-            return _heads(dataclasses.replace(config, backbone=backbone, dataset=rows), path)
-        config = dataclasses.replace(config, dataset=dataset or config.dataset)
-        return _stage2(dataclasses.replace(config, stage1=teacher or config.stage1), path)
+            config = dataclasses.replace(
+                config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
+            )
+            return _heads(config, path)
+        config = dataclasses.replace(
+            config, stage1=teacher or config.stage1, dataset=dataset or config.dataset
+        )
+        return _stage2(config, path)
 
 
 def _backbone(config: BackboneRun, path: Path) -> dict[str, Any]:
@@ -99,15 +103,7 @@ def _stage1(config: Stage1Run, path: Path) -> dict[str, Any]:
 
 
 def _heads(config: HeadsRun, path: Path) -> dict[str, Any]:
-    if config.backbone is None:
-        raise refuse(
-            str(path),
-            "backbone",
-            found="none",
-            expected="the folder of the model that answered",
-            remedy="name it with --teacher FOLDER",
-        )
-    folder = _folder(config.backbone, "backbone", path)
+    folder = _folder(config.backbone or "none", "backbone", path)
     from vllm_lmtp.training.heads_run import train_heads
 
     log = train_heads(dataclasses.replace(config, backbone=str(folder)), path)

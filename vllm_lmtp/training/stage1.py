@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vllm_lmtp.checkpoint import is_lmtp_config, read_config
+from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.training.card import model_card
 from vllm_lmtp.training.config import HeadsConfig, Stage1Run
-from vllm_lmtp.training.corpus import read_corpus, shard_paths
-from vllm_lmtp.training.devices import is_main, main_first, world_size
+from vllm_lmtp.training.data import pad_rows
+from vllm_lmtp.training.devices import is_main, world_size
 from vllm_lmtp.training.evaluate import head_accuracy
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import (
     load_backbone,
     round_to_bfloat16,
-    write_plain,
     write_stage1,
 )
 from vllm_lmtp.training.loss import stage1_loss
 from vllm_lmtp.training.report import loss_picture, model_log, story_samples
-from vllm_lmtp.training.rows import pad
-from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
 from vllm_lmtp.training.save import whole_folder, write_json
+from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (
     PartsTrainer,
@@ -86,40 +85,32 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
         The training log, as written beside the weights; only the settings in other processes.
     """
     started = time.time()
-    output = Path(run.output)
-    tokenizer = load_tokenizer(Path(run.backbone))
-    if is_lmtp_config(read_config(Path(run.backbone))):
-        log.warning("%s has leap heads already; only its backbone is used", run.backbone)
-    backbone = load_backbone(Path(run.backbone))
-    round_to_bfloat16(backbone)
-    main_first(
-        lambda: _sample(run, backbone, tokenizer),
-        lambda: not missing_shards(output / "own_text", run.own_text),
-    )
-    sampled = time.time()
-
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
-    corpus = read_corpus(shard_paths(output / "own_text"))
-    train, held_out = corpus.split(run.held_out)
-    rows, held = (
-        [[*r["tokens"], tokenizer.eos_token_id][: run.row_tokens] for r in records]
-        for records in (train, held_out)
-    )
-    tokens = sum(map(len, rows))
-    log.info("%d texts, %d tokens", len(rows), tokens)
+    output, folder = Path(run.output), Path(run.backbone)
+    on_cpu = not torch.cuda.is_available()
+    if is_lmtp_config(read_config(folder)):
+        log.warning("%s has leap heads already; only its backbone is used", run.backbone)
+    tokenizer = load_tokenizer(folder)
+    schedule = LeapSchedule(run.heads.n_head, run.heads.skip_token)
+    rows, held, counts = read_texts(run, folder, tokenizer, schedule)
+    log.info("%d texts, %d tokens", len(rows), counts["train_tokens"])
+    sampled = time.time()
+
+    # On a GPU the frozen weights stay as small as they are saved; there is no other gain in it.
+    narrow = run.optim.bf16 and not on_cpu
+    backbone = load_backbone(folder, torch.bfloat16 if narrow else torch.float32)
+    round_to_bfloat16(backbone)
+    torch.manual_seed(run.seed)
     model = HeadsOnFrozenBackbone(backbone, run.heads)
+    pad_id = tokenizer.pad_token_id or 0  # masked in the labels and seen by no other position
     trainer = PartsTrainer(
         model=model,
         args=training_arguments(
-            run.optim,
-            output / "work",
-            run.seed,
-            rows=len(rows),
-            on_cpu=not torch.cuda.is_available(),
+            run.optim, output / "work", run.seed, rows=len(rows), on_cpu=on_cpu
         ),
         train_dataset=rows,
-        data_collator=_Collate(tokenizer.pad_token_id, run.row_tokens),
+        data_collator=lambda part: pad_rows(part, pad_id),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
     trained = time.time()
@@ -129,24 +120,28 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
 
     # Everything below describes the heads as they are saved, rounded to bfloat16.
     model = model.cpu()
+    backbone = backbone.float()
     round_to_bfloat16(model.heads)
     steps = run.optim.total_steps(len(rows), world_size())
     content |= {
-        "own_text": corpus.counts | {"train_texts": len(rows), "train_tokens": tokens},
+        "data": counts,
         "steps": steps,
         "epochs": round(steps * run.optim.step_rows(world_size()) / len(rows), 2),
         "processes": world_size(),
         "head_parameters": sum(p.numel() for p in model.heads.parameters()),
-        "held_out": {"texts": len(held), "tokens": sum(map(len, held))}
-        | head_accuracy(backbone, model.heads, run.heads.skip_token, held, CALIBRATION_OFFSETS),
+        "held_out": {"texts": len(held), "tokens": sum(len(row.tokens) for row in held)}
+        | head_accuracy(
+            backbone, model.heads, schedule.stride, [r.tokens for r in held], CALIBRATION_OFFSETS
+        ),
         "seconds": {
             "sampling": round(sampled - started),
             "training": round(trained - sampled),
             "evaluation": round(time.time() - trained),
         },
         "history": loss_history(trainer.state.log_history),
-        "samples": story_samples(backbone, tokenizer, run.seed),
     }
+    if run.own_text is not None:
+        content["samples"] = story_samples(backbone, tokenizer, run.seed)
     content = _with_backbone_log(content, Path(run.backbone))
     with whole_folder(output / "model") as folder:
         write_stage1(folder, backbone, model.heads, run.heads, tokenizer, run.model_name)
@@ -154,26 +149,6 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
         loss_picture(content, folder / "loss.png")
         (folder / "README.md").write_text(model_card(content), encoding="utf-8")
     return content
-
-
-def _sample(run: Stage1Run, backbone: PreTrainedModel, tokenizer: Any) -> None:
-    output = Path(run.output)
-    if not (output / "backbone").is_dir():
-        with whole_folder(output / "backbone") as folder:
-            write_plain(folder, backbone, tokenizer)
-    sample_in_subprocess(output / "backbone", output / "own_text", run.own_text)
-
-
-class _Collate:
-    """Batches of texts, padded on the right."""
-
-    def __init__(self, pad_id: int | None, row_tokens: int) -> None:
-        # Any token will do for padding: it is masked in the labels and seen by no other position.
-        self.pad_id = 0 if pad_id is None else pad_id
-        self.row_tokens = row_tokens
-
-    def __call__(self, documents: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        return pad(documents, self.pad_id, self.row_tokens)
 
 
 def _with_backbone_log(content: dict[str, Any], backbone: Path) -> dict[str, Any]:

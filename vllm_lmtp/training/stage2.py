@@ -8,7 +8,6 @@ easier to look ahead from. Only the adapter is trained and saved, in the layout 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +18,13 @@ from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.adapter_card import adapter_card
 from vllm_lmtp.training.config import Stage2Run
-from vllm_lmtp.training.corpus import read_corpus, shard_paths
-from vllm_lmtp.training.data import (
-    Record,
-    Row,
-    answer_rows,
-    pad_rows,
-    read_dataset,
-    split_held_out,
-)
-from vllm_lmtp.training.devices import is_main, main_first, world_size
+from vllm_lmtp.training.data import Row, pad_rows
+from vllm_lmtp.training.devices import is_main, world_size
 from vllm_lmtp.training.evaluate import head_accuracy, next_token_loss
-from vllm_lmtp.training.layout import load_backbone, write_plain
 from vllm_lmtp.training.leap_model import attach_lora, load_leap_model, save_adapter
 from vllm_lmtp.training.report import loss_picture, model_log
-from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
 from vllm_lmtp.training.save import whole_folder, write_json
+from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (
     PartsTrainer,
@@ -72,10 +62,8 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     output = Path(run.output)
     checkpoint = _stage1_heads(stage1)
     tokenizer = load_tokenizer(stage1)
-    records, source = _records(run, stage1, tokenizer)
-    train, held = _rows(run, records, checkpoint, tokenizer)
-    tokens = sum(len(row.tokens) for row in train)
-    log.info("%d texts, %d tokens", len(train), tokens)
+    train, held, counts = read_texts(run, stage1, tokenizer, checkpoint.schedule)
+    log.info("%d texts, %d tokens", len(train), counts["train_tokens"])
     prepared = time.time()
 
     # What is frozen may be as small as it is on disk; the adapter is float32 either way.
@@ -103,7 +91,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
 
     steps = run.optim.total_steps(len(train), world_size())
     content |= {
-        "data": source | {"train_texts": len(train), "train_tokens": tokens},
+        "data": counts,
         "stride": checkpoint.schedule.stride,
         "steps": steps,
         "epochs": round(steps * run.optim.step_rows(world_size()) / len(train), 2),
@@ -136,54 +124,6 @@ def _stage1_heads(folder: Path) -> HeadsCheckpoint:
         expected="a stage-1 folder, which holds both",
         remedy="make one with vllm-lmtp convert --to stage1 HEADS OUT --target BASE",
     )
-
-
-def _records(run: Stage2Run, stage1: Path, tokenizer: Any) -> tuple[list[Record], dict[str, Any]]:
-    """The texts to learn from, and where they are from."""
-    if run.dataset is not None:
-        records = read_dataset(Path(run.dataset), "dataset")
-        counts: dict[str, Any] = {"dataset": Path(run.dataset).resolve().parent.name}
-    else:
-        assert run.own_text is not None
-        own_text, folder = run.own_text, Path(run.output) / "own_text"
-        main_first(
-            lambda: _sample(run, stage1, tokenizer),
-            lambda: not missing_shards(folder, own_text),
-        )
-        corpus = read_corpus(shard_paths(folder))
-        counts = {"own_text": corpus.counts}
-        records = [
-            Record(r["tokens"], r.get("prompt_tokens", 0), "own_text", r["temperature"], r["ended"])
-            for r in corpus.texts
-        ]
-    if run.limit is not None and run.limit < len(records):
-        chosen = sorted(random.Random(run.seed).sample(range(len(records)), run.limit))
-        records = [records[i] for i in chosen]
-    return records, counts | {"texts": len(records)}
-
-
-def _sample(run: Stage2Run, stage1: Path, tokenizer: Any) -> None:
-    assert run.own_text is not None
-    backbone = Path(run.output) / "backbone"
-    if not backbone.is_dir():
-        with whole_folder(backbone) as folder:
-            write_plain(folder, load_backbone(stage1), tokenizer)
-    sample_in_subprocess(backbone, Path(run.output) / "own_text", run.own_text)
-
-
-def _rows(
-    run: Stage2Run, records: list[Record], checkpoint: HeadsCheckpoint, tokenizer: Any
-) -> tuple[list[Row], list[Row]]:
-    """(training, held-out) rows."""
-    schedule = checkpoint.schedule
-    offset = schedule.offset_of_head(schedule.n_heads - 1)
-    train, held = (
-        answer_rows(part, tokenizer.eos_token_id, run.row_tokens, offset, where)
-        for part, where in zip(
-            split_held_out(records, run.held_out), ("training texts", "held-out texts"), strict=True
-        )
-    )
-    return train, held
 
 
 def _evaluate(adapted: PeftModel, rows: list[Row]) -> dict[str, Any]:

@@ -81,19 +81,19 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder; code in the folder is never run.
 
     Raises:
-        LMTPError: there is none, or it cannot be loaded.
+        LMTPError: there is none.
     """
     from transformers import AutoTokenizer
 
     from vllm_lmtp.errors import refuse
+    from vllm_lmtp.tools.tokenizer import has_tokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    if not has_tokenizer(str(folder)):
         raise refuse(
             str(folder),
             "tokenizer",
-            found=f"none ({str(error).strip().splitlines()[0]})",
-            expected="a tokenizer that transformers can load",
-            remedy="copy tokenizer.json and tokenizer_config.json from the model that was trained",
-        ) from error
+            found="none",
+            expected="the tokenizer's files beside the weights",
+            remedy="copy them from the model that the folder was made of",
+        )
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
