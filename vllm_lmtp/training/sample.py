@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"
 ROWS_SUFFIX = ".rows.safetensors"
 # Settings that may change between runs of one folder: they do not change what a text says.
-_NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers", "keep_rows")
+_NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers", "keep_rows", "eager")
 
 
 def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> None:
@@ -88,6 +88,7 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
         str(model),
         dtype=config.dtype,
         max_num_seqs=config.batch,
+        enforce_eager=config.eager,
         max_model_len=max(len(p.tokens) for p in prompts) + config.max_tokens,
         enable_prefix_caching=False,
         # A seeded request whose prompt comes in chunks stops vLLM's CPU engine.

@@ -15,6 +15,7 @@ class SampleConfig:
     from BOS alone. stop_token_ids: tokens besides the model's EOS that end a text. dtype, batch,
     kv_cache_gib: vLLM's settings. workers: engines that share the shards; on a CPU each takes one
     thread, so that none waits for another. keep_rows: write the hidden states beside each shard.
+    eager: do not compile the model, which pays only for long runs.
     """
 
     temperatures: tuple[float, ...]
@@ -30,6 +31,7 @@ class SampleConfig:
     kv_cache_gib: int = 2
     workers: int = 1
     keep_rows: bool = False
+    eager: bool = False
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
