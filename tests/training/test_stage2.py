@@ -25,6 +25,7 @@ from vllm_lmtp.tools.merge import merge  # noqa: E402
 from vllm_lmtp.training import stage1, stage2  # noqa: E402
 from vllm_lmtp.training.config import LoraConfig  # noqa: E402
 from vllm_lmtp.training.leap_model import (  # noqa: E402
+    TARGETS,
     LeapModel,
     attach_lora,
     load_leap_model,
@@ -77,6 +78,7 @@ def test_the_adapter_has_the_reference_layout_and_its_loss_falls(folder: Path) -
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder / "stage1")
     assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (4, 2, None)
+    assert (config["auto_mapping"], config["target_modules"]) == (None, sorted(TARGETS))
     written = json.loads((adapter / "training_log.json").read_text())
     assert written["adapter_parameters"] == sum(t.numel() for t in tensors.values())
     first, last = log["history"][0], log["history"][-1]

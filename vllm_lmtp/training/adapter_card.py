@@ -14,7 +14,7 @@ def adapter_card(content: dict[str, Any]) -> str:
         f"# Stage-2 adapter of {config['stage1']}",
         "",
         "A LoRA adapter (PEFT) of backbone and leap heads (L-MTP, arXiv 2505.17505, stage 2): "
-        f"r {lora['r']}, alpha {lora['alpha']}, {content['adapter_parameters']:,} parameters, "
+        f"r {lora['r']}, alpha {lora['alpha']:g}, {content['adapter_parameters']:,} parameters, "
         f"heads of stride {content['stride']}. To serve it:",
         "",
         "    vllm-lmtp merge STAGE1 ADAPTER OUT",

@@ -5,6 +5,7 @@ An adapter of this module so has the tensor names of the reference's adapters.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,10 +17,12 @@ from transformers import PreTrainedModel
 from vllm_lmtp.checkpoint import CONFIG_FILE, HeadsCheckpoint
 from vllm_lmtp.errors import Refusal, raise_refusals
 from vllm_lmtp.tensors import HEADS_PREFIX
+from vllm_lmtp.tools.adapter import ADAPTER_CONFIG
 from vllm_lmtp.tools.files import read_tensor
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import load_backbone
 from vllm_lmtp.training.loss import stage2_loss
+from vllm_lmtp.training.save import write_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig as PeftLora
@@ -133,6 +136,12 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors to an empty folder."""
     # Without the last argument peft asks the hub about the base's vocabulary.
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # The same bytes from every run, and no class of this package, which loaders would look for.
+    write_json(
+        path, config | {"auto_mapping": None, "target_modules": sorted(config["target_modules"])}
+    )
 
 
 def _unfit(checkpoint: HeadsCheckpoint, shape: tuple[int, ...]) -> list[Refusal]:
