@@ -17,6 +17,7 @@ from vllm_lmtp.training.distill_config import PromptSet, SelfWritten
 from vllm_lmtp.training.save import numbered_lines
 
 SELF_WRITTEN = "self-written"
+NOTHING = "nothing"
 # Stands for the user's words while a chat template is taken apart; no template contains it.
 _MARK = "\u0007user\u0007"
 
@@ -115,6 +116,8 @@ def written_prompts(records: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt],
 
 def encode(prompt: Prompt, tokenizer: Any, chat: bool) -> list[int]:
     """Token ids of a prompt, as a user's turn when `chat`, else as it stands."""
+    if not prompt.text:
+        return [tokenizer.bos_token_id]
     if not chat:
         return list(tokenizer.encode(prompt.text))
     turn = [{"role": "user", "content": prompt.text}]
