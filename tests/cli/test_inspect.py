@@ -36,6 +36,7 @@ def test_heads_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "vocab_size": VOCAB,
         "draft_vocab_size": None,
         "int8_outputs": [],
+        "scorer": None,
         "dtypes": ["F32"],
         "heads": [{"head": i, "offset": 1 + 2 * (i + 1)} for i in range(3)],
         "drafts": [
