@@ -120,7 +120,7 @@ def table(
             found.insert(rng.randrange(3), true)
         ids[row, : len(found)] = torch.tensor(found)
         for place, x in enumerate(found):
-            ratios[row, place] = rng.choice([6, 24]) if x == true else rng.choice([-2, 3, 10])
+            ratios[row, place] = rng.choice([6, 24]) if x == true else rng.choice([-2, 1, 3])
     weight = 1.5
     by_row = torch.zeros(len(tokens), len(vocabulary))
     for row in range(len(tokens)):

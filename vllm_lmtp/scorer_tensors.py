@@ -68,11 +68,11 @@ def read_scorer(
             for name, info in held.items()
         ]
     stated = config[FIELD]
-    kind = stated.get("kind", "no such key") if isinstance(stated, dict) else stated
+    kind = stated.get("kind") if isinstance(stated, dict) else None
     if not isinstance(kind, str) or kind not in REQUIRED:
         expected = f"an object whose kind is {MARKOV!r} or {TABLE!r}"
         remedy = "restore the config that was saved with the scorer, or remove scorer.*"
-        return None, [Refusal(str(config_file), f"{FIELD}.kind", shown(kind), expected, remedy)]
+        return None, [Refusal(str(config_file), f"{FIELD}.kind", shown(stated), expected, remedy)]
     faults = [
         Refusal(str(config_file.parent), name, "no such tensor", f"that of a {kind}", _RESTORE)
         for name in (*REQUIRED[kind], *_scales_wanted(held))
@@ -137,8 +137,9 @@ def _expected(
     if name.endswith("_scale"):
         base = held.get(name.removesuffix("_scale"))
         return [() if base is None else base.shape[:-1]], FLOAT_DTYPES
-    first = held.get(MARKOV_EMBED if name.startswith("scorer.markov") else TABLE_IDS)
-    last = 1 if first is None or not first.shape else first.shape[-1]  # r, or K
+    first = MARKOV_EMBED if name.startswith("scorer.markov") else TABLE_IDS
+    shape = held.get(first, held[name]).shape
+    last = shape[-1] if shape else 1  # r, or K
     rows = sizes.drafted
     if name == MARKOV_EMBED:
         return [(rows + 1, last)], (*FLOAT_DTYPES, INT8)

@@ -74,6 +74,20 @@ def reduced_config(drafted: int = 4, **changes: Any) -> dict[str, Any]:
     return config(**{"draft_vocab_size": drafted} | changes)
 
 
+def scorer(kind: str, rows: int = VOCAB, size: int = 2) -> dict[str, torch.Tensor]:
+    """A scorer's tensors for heads that draft `rows` tokens: rank or successors `size`."""
+    if kind == "table":
+        ids = torch.arange(size, dtype=torch.int32).repeat(rows + 1, 1)
+        return {
+            "scorer.table.ids": ids,
+            "scorer.table.ratios": torch.ones(rows + 1, size, dtype=torch.float16),
+        }
+    return {
+        "scorer.markov.embed": torch.ones(rows + 1, size),
+        "scorer.markov.output": torch.ones(rows, size),
+    }
+
+
 def backbone() -> dict[str, torch.Tensor]:
     """What a stage-1 folder holds beside the heads, tied output matrix written twice."""
     embed = torch.ones(VOCAB, HIDDEN)
