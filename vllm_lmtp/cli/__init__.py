@@ -21,13 +21,26 @@ from vllm_lmtp.cli import (
     inspect,
     merge,
     patches,
+    scorer,
     train,
     version,
 )
 from vllm_lmtp.cli.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
-COMMANDS = (inspect, doctor, demo, distill, train, merge, export, convert, calibrate, patches)
+COMMANDS = (
+    inspect,
+    doctor,
+    demo,
+    distill,
+    train,
+    merge,
+    export,
+    convert,
+    calibrate,
+    scorer,
+    patches,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
