@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from vllm_lmtp.smollm2 import GGUF, WHEEL
 from vllm_lmtp.tools.package import Wheel
 
-HIDDEN, LAYERS = 32, 2
+HIDDEN, LAYERS = 64, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"

@@ -43,10 +43,11 @@ def subject_of(model: str | None, heads: str | None) -> Subject:
     from vllm_lmtp import smollm2
 
     if model == smollm2.NAME and not os.path.exists(model):
-        folders = smollm2.prepare()
+        # Heads of the user's own need no shipped ones.
+        target = smollm2.prepare().target if heads is None else smollm2.prepare_target()
         return Subject(
-            str(folders.target),
-            heads or str(folders.heads),
+            str(target),
+            heads or str(smollm2.HEADS),
             QUESTIONS,
             chat=True,
             shown=len(QUESTIONS),
