@@ -20,6 +20,7 @@ from vllm_lmtp.tools.openings import OPENINGS
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval (docs/tools.md)"),
 ]
 DOCUMENTS, TOKENS = 8, 12
