@@ -35,6 +35,7 @@ from vllm_lmtp.tensors import (
     output_sizes,
     unfit_tensors,
 )
+from vllm_lmtp.unmerged import refuse_adapter
 
 HEAD_TYPE = "lmtp"
 ARCHITECTURE = "LMTPModel"
@@ -91,6 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         found, expected = "a file" if os.path.exists(folder) else "nothing there", "a folder"
         remedy = "check the path, or give a Hugging Face id that can be fetched"
         raise refuse(str(folder), "path", found=found, expected=expected, remedy=remedy)
+    refuse_adapter(folder)
     if not os.path.isfile(path):
         found, expected = "no such file", "the config.json that was saved beside the weights"
         remedy = "copy it from the folder that the training run wrote"

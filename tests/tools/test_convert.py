@@ -11,6 +11,7 @@ import torch
 from tests.chain import VOCAB as CHAIN_VOCAB
 from tests.chain import make_chain, save_chain
 from tests.reduced import reduce
+from tests.tools.medusa import save_medusa
 from tests.tools.models import (
     EMBEDDED,
     assert_same_tensors,
@@ -131,31 +132,12 @@ def test_words_that_do_not_go_together(words: list[str]) -> None:
     assert stop.value.code == 2
 
 
-def _medusa(folder: Path, n_heads: int) -> Path:
-    """A stride-1 chain's heads as Medusa saves them."""
-    save_chain(make_chain(n_heads, 1, wrong=0), folder, "heads")
-    tensors = {}
-    for name, tensor in tensors_of(folder).items():
-        _, _, head, *rest = name.split(".")
-        block = {"weight": "0.linear.weight", "bias": "0.linear.bias"}
-        part = "1.weight" if rest[0] == "lm_head" else block[rest[-1]]
-        tensors[f"{head}.{part}"] = tensor
-    write_tensors(folder, tensors)
-    values = {
-        "medusa_num_heads": n_heads,
-        "medusa_num_layers": 1,
-        "base_model_name_or_path": "somebody/base",
-    }
-    (folder / "config.json").write_text(json.dumps(values))
-    return folder
-
-
 @pytest.mark.parametrize(("every", "heads"), [(None, 5), (2, 2), (3, 1)])
 def test_medusa_heads_predict_what_their_place_says(
     every: int | None, heads: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Measured: after the conversion each head agrees with its own offset and no other."""
-    medusa, out = _medusa(tmp_path / "medusa", 5), tmp_path / "out"
+    medusa, out = save_medusa(make_chain(5, 1, wrong=0), tmp_path / "medusa"), tmp_path / "out"
     words = [] if every is None else ["--every", str(every)]
     succeed("convert", "--from-medusa", medusa, out, *words, "--json")
     stride = every or 1
@@ -172,7 +154,7 @@ def test_medusa_heads_predict_what_their_place_says(
 
 
 def test_medusa_weights_keep_their_bits(tmp_path: Path) -> None:
-    medusa = _medusa(tmp_path / "medusa", 4)
+    medusa = save_medusa(make_chain(4, 1, wrong=0), tmp_path / "medusa")
     succeed("convert", "--from-medusa", medusa, tmp_path / "out", "--every", "2")
     theirs, ours = tensors_of(medusa), tensors_of(tmp_path / "out")
     assert torch.equal(ours["heads.heads.0.lm_head.weight"], theirs["1.1.weight"])
@@ -184,7 +166,7 @@ def test_medusa_weights_keep_their_bits(tmp_path: Path) -> None:
 
 
 def test_bad_medusa_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    medusa, out = _medusa(tmp_path / "medusa", 2), tmp_path / "out"
+    medusa, out = save_medusa(make_chain(2, 1, wrong=0), tmp_path / "medusa"), tmp_path / "out"
     words = ("convert", "--from-medusa", medusa, out)
     assert fields(capfd, *words, "--every", "3") == {"medusa_num_heads"}
     change_config(medusa, medusa_num_layers=2)
