@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from pathlib import Path
 
+from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
     add_json_flag,
     positive_argument,
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: the checkpoint cannot be served.
     """
     model = args.model or str(EMBEDDED)
-    _prepare_environment(args.threads)
+    prepare_environment(args.threads)
     with stdout_to_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm_lmtp.cli.compare import compare
@@ -80,19 +80,3 @@ def run(args: argparse.Namespace) -> int:
 
         print_report(result)
     return 1 if result["must_be_identical"] and not result["identical"] else 0
-
-
-def _prepare_environment(threads: int) -> None:
-    """Settle what vLLM reads from the environment, before it is imported."""
-    # Both engines live in this process, so that a start takes seconds and rounds can alternate.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name, value in {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        # vLLM warns dozens of times about two engines in one process; the report says what matters.
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
