@@ -6,13 +6,17 @@ that maps token x to f applied 1 + k(i + 1) times predicts perfectly, *if* it re
 right position. Some heads' entries are made wrong on purpose, so that acceptance varies. The
 simulator below then knows every counter; a stale, mixed or shifted hidden state changes them,
 though the output stays right.
+
+Embeddings are rows of random signs, so every logit is a whole number times a power of two: exact in
+float32 in whatever order it is summed, and a tie is a tie everywhere.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +24,7 @@ from safetensors.torch import save_file
 
 HIDDEN = 128
 VOCAB = 509  # prime, so that no tensor-parallel size divides it
+VOTE = 3 / 32  # entries of the output matrices, so that a vote counts 12 and chance about 1
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,35 @@ def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) ->
     return Chain(stride, tuple(successor), tuple(heads))
 
 
-def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
-    """Write the chain as a checkpoint; layout is "stage1", "plain" or "heads" (heads only)."""
+def draft_vocabulary(size: int = 401, seed: int = 0) -> tuple[int, ...]:
+    """Tokens that heads may draft, in order: a random part of all."""
+    return tuple(sorted(random.Random(seed).sample(range(VOCAB), size)))
+
+
+def served(chain: Chain, vocabulary: Sequence[int]) -> Chain:
+    """The chain as heads serve it that can draft these tokens only: the best of them is drafted,
+    the smaller of two equals."""
+    embed = embeddings()
+    heads = []
+    for head in chain.heads:
+        votes = embed @ _rows(embed * VOTE, head)[list(vocabulary)].T
+        heads.append(tuple(vocabulary[i] for i in votes.argmax(dim=-1).tolist()))
+    return replace(chain, heads=tuple(heads))
+
+
+def save_chain(
+    chain: Chain,
+    folder: Path,
+    layout: str = "stage1",
+    *,
+    vocabulary: Sequence[int] | None = None,
+    int8: bool = False,
+) -> Path:
+    """Write the chain as a checkpoint.
+
+    layout: "stage1", "plain" or "heads" (heads only). vocabulary: the tokens that the heads draft,
+    all where left out. int8: output matrices of the heads as int8, every row with another scale.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     embed = embeddings()
     tensors: dict[str, torch.Tensor] = {}
@@ -70,7 +102,7 @@ def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
         tensors |= {
             "model.embed_tokens.weight": embed,
             "model.norm.weight": torch.ones(HIDDEN),
-            "lm_head.weight": _rows(embed, chain.successor),
+            "lm_head.weight": _rows(target_votes(), chain.successor),
         }
         shapes = {
             "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
@@ -94,7 +126,14 @@ def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
             prefix = f"heads.heads.{i}"
             tensors[f"{prefix}.resblock.0.l_proj.weight"] = torch.zeros(HIDDEN, HIDDEN)
             tensors[f"{prefix}.resblock.0.l_proj.bias"] = torch.zeros(HIDDEN)
-            tensors[f"{prefix}.lm_head.weight"] = _rows(embed, head)
+            output = _rows(embed * VOTE, head)
+            if vocabulary is not None:
+                output = output[list(vocabulary)].contiguous()
+            if int8:
+                output, tensors[f"{prefix}.lm_head.scale"] = _quantised(output)
+            tensors[f"{prefix}.lm_head.weight"] = output
+        if vocabulary is not None:
+            tensors["heads.d2t"] = torch.tensor(vocabulary) - torch.arange(len(vocabulary))
     config = {
         "architectures": ["Qwen2ForCausalLM" if layout == "plain" else "LMTPModel"],
         "model_type": "qwen2",
@@ -108,7 +147,7 @@ def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-6,
+            "rms_norm_eps": 1e-12,  # too little to move a row of signs
             "hidden_act": "silu",
             "tie_word_embeddings": False,
             "torch_dtype": "float32",
@@ -122,22 +161,37 @@ def save_chain(chain: Chain, folder: Path, layout: str = "stage1") -> Path:
             "head_type": "lmtp",
             "skip_token": chain.stride,
         }
+        if vocabulary is not None:
+            config["draft_vocab_size"] = len(vocabulary)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
 
 
 def embeddings() -> torch.Tensor:
-    """[V, H] float32, random unit vectors: the token embeddings of every chain."""
+    """[V, H] float32, random signs: the token embeddings of every chain."""
     generator = torch.Generator().manual_seed(7)
-    return torch.nn.functional.normalize(torch.randn(VOCAB, HIDDEN, generator=generator), dim=-1)
+    return torch.randint(0, 2, (VOCAB, HIDDEN), generator=generator) * 2.0 - 1.0
 
 
-def _rows(embed: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
-    """The matrix with row mapping[x] = embed[x], so that reading embed[x] votes for mapping[x]."""
-    matrix = torch.empty_like(embed)
-    matrix[torch.tensor(mapping)] = embed
+def target_votes() -> torch.Tensor:
+    """[V, H], what the target's row for the token after x looks like: x's embedding, a little
+    blurred, since top-k sampling may treat ties as it likes."""
+    generator = torch.Generator().manual_seed(8)
+    return embeddings() * VOTE + 0.01 * torch.randn(VOCAB, HIDDEN, generator=generator)
+
+
+def _rows(votes: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
+    """The matrix whose row mapping[x] is votes[x], so that reading x votes for mapping[x]."""
+    matrix = torch.empty_like(votes)
+    matrix[torch.tensor(mapping)] = votes
     return matrix
+
+
+def _quantised(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same numbers as int8 and scales, exactly: powers of two move from one to the other."""
+    powers = 2.0 ** (torch.arange(len(matrix)) % 5)
+    return (matrix * 32 * powers.unsqueeze(1)).to(torch.int8), 1 / (32 * powers)
 
 
 @dataclass

@@ -35,7 +35,12 @@ class Oracle:
         self.n_heads, self.stride = raw["n_head"], raw["skip_token"]
         tensors = {}
         for file in sorted(self.folder.glob("*.safetensors")):
-            tensors |= {name: t.float() for name, t in load_file(file).items()}
+            tensors |= load_file(file)
+        d2t = tensors.pop("heads.d2t", None)
+        self.draft_ids = None if d2t is None else [j + int(d) for j, d in enumerate(d2t)]
+        tensors = {name: t.float() for name, t in tensors.items()}
+        for name in [n for n in tensors if n.endswith("lm_head.scale")]:
+            tensors[name.replace("scale", "weight")] *= tensors.pop(name)[:, None]
         if self.target is None:
             self.model = self._stage1_backbone(tensors)
         else:
@@ -104,8 +109,8 @@ class Oracle:
             length += accepted + 1
         return truth[len(prompt) : stop], counters
 
-    @staticmethod
-    def _predict(head: list[torch.Tensor], states: torch.Tensor) -> list[int]:
+    def _predict(self, head: list[torch.Tensor], states: torch.Tensor) -> list[int]:
         weight, bias, output = head
         hidden = states + torch.nn.functional.silu(states @ weight.T + bias)
-        return (hidden @ output.T).argmax(dim=-1).tolist()
+        best = (hidden @ output.T).argmax(dim=-1).tolist()
+        return best if self.draft_ids is None else [self.draft_ids[j] for j in best]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from safetensors import safe_open
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint, TensorInfo
+from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.read import block_tensor, draft_vocabulary, output_matrix
 
 MAX_OFFSET = 12
 MIN_ROWS = 64
@@ -139,21 +139,15 @@ def head_top_tokens(checkpoint: HeadsCheckpoint, head: int, rows: torch.Tensor) 
         rows: [N, H].
 
     Returns:
-        [N] int64.
+        [N] int64 ids of the target.
     """
-    prefix = f"heads.heads.{head}"
-    weight, bias, output = (
-        _read(checkpoint.tensors[f"{prefix}.{part}"], f"{prefix}.{part}").to(rows)
-        for part in ("resblock.0.l_proj.weight", "resblock.0.l_proj.bias", "lm_head.weight")
-    )
+    weight, bias = (block_tensor(checkpoint, head, kind).to(rows) for kind in ("weight", "bias"))
+    output = output_matrix(checkpoint, head, rows.dtype).to(rows)
     top = []
     for x in torch.split(rows, CHUNK):
         for _ in range(checkpoint.num_layers):
             x = x + torch.nn.functional.silu(torch.nn.functional.linear(x, weight, bias))
         top.append((x @ output.T).argmax(dim=-1))
-    return torch.cat(top)
-
-
-def _read(info: TensorInfo, name: str) -> torch.Tensor:
-    with safe_open(str(info.file), framework="pt") as handle:
-        return handle.get_tensor(name)
+    vocabulary = draft_vocabulary(checkpoint)
+    ids = torch.cat(top)
+    return ids if vocabulary is None else vocabulary.to(ids.device)[ids]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,36 +22,30 @@ from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals, refuse
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.tensors import (
+    D2T,
+    HEADS_PREFIX,
+    KNOWN_TENSORS,
+    TensorInfo,
+    head_of,
+    is_known,
+    missing_tensors,
+    output_name,
+    output_sizes,
+    unfit_tensors,
+)
 
 HEAD_TYPE = "lmtp"
 ARCHITECTURE = "LMTPModel"
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
-HEADS_PREFIX = "heads."
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FLOAT_DTYPES = ("BF16", "F16", "F32")
 # Far above any published model; a number beyond it is a mistake, not a checkpoint.
 MAX_HEADS = 64
 MAX_STRIDE = 64
 MAX_LAYERS = 64
-
-KNOWN_TENSORS = (
-    "heads.heads.<i>.resblock.<j>.l_proj.{weight,bias} and heads.heads.<i>.lm_head.weight"
-)
-# One spelling for each number, so that no two names mean the same tensor.
-_TENSOR = re.compile(
-    r"heads\.heads\.(?P<head>0|[1-9][0-9]?)\."
-    r"(?:resblock\.(?P<layer>0|[1-9][0-9]?)\.l_proj\.(?P<kind>weight|bias)|lm_head\.weight)"
-)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a safetensors file: the file, its shape and safetensors' name of its dtype."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
+# (value, id) pairs cross tensor-parallel ranks as float32, which is exact below this.
+MAX_VOCAB = 2**24
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,8 @@ class HeadsCheckpoint:
     """The leap heads of one folder.
 
     path: the folder. schedule: number of heads and stride. num_layers: residual blocks a head
-    applies, all with the same weights. hidden_size, vocab_size: read from the tensors.
+    applies, all with the same weights. hidden_size, vocab_size: the target's, H and V.
+    draft_vocab_size: D, the tokens that the heads can draft; None where that is all of V.
     tensors: every `heads.*` tensor by its name on disk. stage1: the folder holds a backbone too.
     """
 
@@ -71,10 +65,16 @@ class HeadsCheckpoint:
     vocab_size: int
     tensors: Mapping[str, TensorInfo]
     stage1: bool
+    draft_vocab_size: int | None = None
+
+    @property
+    def output_rows(self) -> int:
+        """Rows of every output matrix, D or V."""
+        return self.draft_vocab_size or self.vocab_size
 
     def lm_head(self, head: int) -> TensorInfo:
-        """The output matrix of a head, [V, H]."""
-        return self.tensors[f"heads.heads.{head}.lm_head.weight"]
+        """The output matrix of a head, [output_rows, H]."""
+        return self.tensors[output_name(head)]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -140,34 +140,30 @@ def read_checkpoint(folder: Path, stride: int | None = None) -> HeadsCheckpoint:
     stated = _Stated(folder / CONFIG_FILE, config, faults)
     stated.check("head_type", HEAD_TYPE, repr(HEAD_TYPE), "give a folder of L-MTP heads")
     tensors = _head_tensors(folder, faults)
-    heads_on_disk = sorted({int(_parse(name)["head"]) for name in tensors})
+    heads_on_disk = sorted({h for h in map(head_of, tensors) if h is not None})
     n_heads = stated.integer("n_head", MAX_HEADS, default=min(len(heads_on_disk), MAX_HEADS) or 1)
     num_layers = stated.integer("head_num_layers", MAX_LAYERS, default=1)
     stride = stated.stride(stride)
-    vocab_size, hidden_size = _sizes(tensors)
+    sizes = output_sizes(tensors)
     if tensors:
-        faults += _missing_tensors(folder, tensors, heads_on_disk, n_heads)
-        faults += _unfit_tensors(tensors, num_layers, vocab_size, hidden_size)
-    if vocab_size:
+        faults += missing_tensors(folder, tensors, heads_on_disk, n_heads)
+        faults += unfit_tensors(tensors, num_layers, sizes)
+    if sizes.rows:
         remedy = "restore config.json or the weights: they are of different models"
-        stated.check("hidden_size", hidden_size, f"{hidden_size}, as in the head tensors", remedy)
-        stated.check("vocab_size", vocab_size, f"{vocab_size}, as in the head tensors", remedy)
+        expected = f"{sizes.hidden}, as in the head tensors"
+        stated.check("hidden_size", sizes.hidden, expected, remedy)
+    vocab_size, draft_vocab_size = stated.vocabulary(folder, D2T in tensors, sizes.rows)
     raise_refusals(faults)
-    schedule, stage1 = LeapSchedule(n_heads, stride), is_stage1_config(config)
-    return HeadsCheckpoint(folder, schedule, num_layers, hidden_size, vocab_size, tensors, stage1)
-
-
-def required_tensors(n_heads: int) -> list[str]:
-    """Names every checkpoint must hold.
-
-    Block 0 alone is required: the reference repeats one block `head_num_layers` times, so files
-    may hold the copies or leave them out.
-    """
-    return [
-        f"heads.heads.{head}.{part}"
-        for head in range(n_heads)
-        for part in ("resblock.0.l_proj.weight", "resblock.0.l_proj.bias", "lm_head.weight")
-    ]
+    return HeadsCheckpoint(
+        folder,
+        LeapSchedule(n_heads, stride),
+        num_layers,
+        sizes.hidden,
+        vocab_size,
+        tensors,
+        is_stage1_config(config),
+        draft_vocab_size,
+    )
 
 
 class _Stated:
@@ -202,15 +198,35 @@ class _Stated:
         self.faults.append(Refusal(self.path, field, shown(value), expected, remedy))
         return 1
 
+    def vocabulary(self, folder: Path, mapped: bool, rows: int) -> tuple[int, int | None]:
+        """V, and D where the heads draft from a vocabulary of their own.
+
+        mapped: whether `heads.d2t` is there. rows: of the output matrices, 0 where unknown.
+        """
+        expected = f"{rows}, as in the head tensors"
+        remedy = "restore config.json or the weights: they are of different models"
+        if not mapped:
+            if rows and "draft_vocab_size" in self.config:
+                found = "no such tensor, but config.json states draft_vocab_size"
+                wanted, remedy = "the map from draft to target tokens", "restore the missing shard"
+                self.faults.append(Refusal(str(folder), D2T, found, wanted, remedy))
+            elif rows:
+                self.check("vocab_size", rows, expected, remedy)
+            return rows, None
+        if not rows:  # which was refused already
+            return rows, rows
+        self.check("draft_vocab_size", rows, expected, remedy)
+        vocab_size = self.config.get("vocab_size", "no such key")
+        if _is_count(vocab_size, MAX_VOCAB) and vocab_size >= rows:
+            return vocab_size, rows
+        expected = f"the target's vocabulary, of which the heads draft {rows} tokens"
+        remedy = "set it to the vocab_size of the target that the heads were trained on"
+        self.faults.append(Refusal(self.path, "vocab_size", shown(vocab_size), expected, remedy))
+        return rows, rows
+
 
 def _is_count(value: Any, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _parse(name: str) -> re.Match[str]:
-    match = _TENSOR.fullmatch(name)
-    assert match is not None, name
-    return match
 
 
 def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
@@ -230,7 +246,7 @@ def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
             copy = f"a second copy (the first is in {tensors[name].file.name})"
             remedy = "delete the stale shard, or save the checkpoint again"
             faults.append(Refusal(str(info.file), name, copy, "each tensor once", remedy))
-        elif _TENSOR.fullmatch(name) is None:
+        elif not is_known(name):
             unknown = "a tensor this version does not know"
             remedy = "convert the checkpoint, or remove the tensor if it is a leftover"
             faults.append(Refusal(str(info.file), name, unknown, KNOWN_TENSORS, remedy))
@@ -295,55 +311,3 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         expected = "a safetensors file of the size its header states"
         remedy = "download or copy the file again; it is truncated or not safetensors"
         raise refuse(str(file), "content", found=found, expected=expected, remedy=remedy) from error
-
-
-def _sizes(tensors: Mapping[str, TensorInfo]) -> tuple[int, int]:
-    """(vocab_size, hidden_size) of the first head with a sound output matrix; else (0, 0)."""
-    for name, info in sorted(tensors.items()):
-        if name.endswith("lm_head.weight") and len(info.shape) == 2 and 0 not in info.shape:
-            return info.shape[0], info.shape[1]
-    return 0, 0
-
-
-def _missing_tensors(
-    folder: Path, tensors: Mapping[str, TensorInfo], heads_on_disk: list[int], n_heads: int
-) -> list[Refusal]:
-    """Faults in the set of heads, and in the set of tensors of each head that is there."""
-    faults = []
-    if heads_on_disk != list(range(n_heads)):
-        found, expected = f"heads {heads_on_disk}", f"{n_heads} head(s), from 0 on"
-        remedy = "correct n_head in config.json, or restore the missing shard"
-        faults.append(Refusal(str(folder), "heads.heads.*", found, expected, remedy))
-    for name in required_tensors(n_heads):
-        if name not in tensors and int(_parse(name)["head"]) in heads_on_disk:
-            found, expected = "no such tensor", "every tensor of the head"
-            remedy = "restore the missing shard, or save the checkpoint again"
-            faults.append(Refusal(str(folder), name, found, expected, remedy))
-    return faults
-
-
-def _unfit_tensors(
-    tensors: Mapping[str, TensorInfo], num_layers: int, vocab_size: int, hidden_size: int
-) -> list[Refusal]:
-    """Faults of single tensors: block number, shape (all must share the same sizes) and dtype."""
-    shapes = {None: (vocab_size, hidden_size), "weight": (hidden_size,) * 2, "bias": (hidden_size,)}
-    faults = []
-    for name, info in tensors.items():
-        match = _parse(name)
-        shape = shapes[match["kind"]]
-        checks = {
-            f"block {match['layer']}": (
-                int(match["layer"] or 0) < num_layers,
-                f"blocks 0..{num_layers - 1}, as head_num_layers states",
-            ),
-            f"shape {list(info.shape)}": (
-                info.shape == shape and 0 not in shape,
-                f"shape {list(shape)}" if vocab_size else "an output matrix [vocabulary, hidden]",
-            ),
-            f"dtype {info.dtype}": (info.dtype in FLOAT_DTYPES, " or ".join(FLOAT_DTYPES)),
-        }
-        remedy = "restore the tensor, or correct config.json to the model that was trained"
-        for found, (good, expected) in checks.items():
-            if not good:
-                faults.append(Refusal(str(info.file), name, found, expected, remedy))
-    return faults

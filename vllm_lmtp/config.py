@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
+from vllm_lmtp.checkpoint import MAX_VOCAB, HeadsCheckpoint
 from vllm_lmtp.errors import Refusal
 
 WHERE = "--speculative-config"
-# (value, id) pairs cross tensor-parallel ranks as float32, which is exact below this.
-MAX_VOCAB = 2**24
 
 
 @dataclass(frozen=True)

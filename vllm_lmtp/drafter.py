@@ -11,6 +11,7 @@ from vllm_lmtp import __version__
 from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.heads import LeapHeads
 from vllm_lmtp.history import History
+from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.weights import load_heads
 
@@ -35,13 +36,15 @@ def build_decoder(
     checkpoint = speculative_config.read_heads()
     schedule = speculative_config.schedule
     dtype = vllm_config.model_config.dtype
+    vocabulary = draft_vocabulary(checkpoint)
     with set_current_vllm_config(vllm_config), set_default_torch_dtype(dtype), device:
         heads = LeapHeads(
             schedule.n_heads,
             checkpoint.num_layers,
             checkpoint.hidden_size,
-            checkpoint.vocab_size,
+            checkpoint.output_rows,
             dtype,
+            None if vocabulary is None else vocabulary.to(device),
         )
     load_heads(heads, checkpoint)
     history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)

@@ -7,6 +7,8 @@ attention and no KV cache.
 Only the top token of each row is ever needed, so logits are never gathered: every tensor-parallel
 rank finds the best token of its shard, and one exchange of (value, id) pairs for the whole draft
 settles the rest. Ties go to the smaller id, on one rank or many.
+
+Heads may draft from a vocabulary of their own; its ids stay inside this module.
 """
 
 from __future__ import annotations
@@ -28,12 +30,22 @@ class LeapHeads(nn.Module):
         n_heads: number of heads.
         num_layers: times each head applies its residual block.
         hidden_size: H.
-        vocab_size: V, sharded over the tensor-parallel group in use.
+        vocab_size: rows of the output matrices, sharded over the tensor-parallel group in use.
         dtype: of the weights and of the rows.
+        target_ids: [vocab_size] int64, strictly increasing, the target's token of each row of the
+            output matrices; None where row and token are the same.
     """
 
+    target_ids: torch.Tensor | None
+
     def __init__(
-        self, n_heads: int, num_layers: int, hidden_size: int, vocab_size: int, dtype: torch.dtype
+        self,
+        n_heads: int,
+        num_layers: int,
+        hidden_size: int,
+        vocab_size: int,
+        dtype: torch.dtype,
+        target_ids: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_layers = num_layers
@@ -44,6 +56,7 @@ class LeapHeads(nn.Module):
             ParallelLMHead(vocab_size, hidden_size, params_dtype=dtype, prefix=f"lmtp.heads.{i}")
             for i in range(n_heads)
         )
+        self.register_buffer("target_ids", target_ids, persistent=False)
         self.requires_grad_(False)
 
     def output(self, head: int) -> Any:
@@ -63,8 +76,13 @@ class LeapHeads(nn.Module):
             num_heads: heads to compute, 1..n.
 
         Returns:
-            [N, num_heads] int64 token ids, the same on every tensor-parallel rank.
+            [N, num_heads] int64 ids of the target, the same on every tensor-parallel rank.
         """
+        rows_of_output = self._top_rows(rows, num_heads)
+        return rows_of_output if self.target_ids is None else self.target_ids[rows_of_output]
+
+    def _top_rows(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+        """As `top_tokens`, but ids of the heads' own vocabulary."""
         local = [self._local_top(rows, head) for head in range(num_heads)]
         values = torch.stack([value for value, _ in local], dim=-1)
         ids = torch.stack([index for _, index in local], dim=-1)
@@ -79,7 +97,7 @@ class LeapHeads(nn.Module):
         return by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
 
     def _local_top(self, rows: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Best value [N] and its global token id [N] on this rank's vocabulary shard."""
+        """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""
         x = rows
         for _ in range(self.num_layers):
             x = x + nn.functional.silu(self.blocks[head](x))

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import VOCAB, Chain, Counters, make_chain, save_chain, simulate
+from tests.chain import (
+    VOCAB,
+    Chain,
+    Counters,
+    draft_vocabulary,
+    make_chain,
+    save_chain,
+    served,
+    simulate,
+)
 from tests.engine.client import EngineHost, counted
 
 GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
@@ -164,6 +173,27 @@ def test_fewer_drafts_than_the_heads_offer(
 def test_heads_beside_an_ordinary_target(host: EngineHost, chain: Chain, tmp_path: Path) -> None:
     target = save_chain(chain, tmp_path / "target", "plain")
     heads = save_chain(chain, tmp_path / "heads", "heads")
+    host.start(target, speculative_config={"model": str(heads), "method": "lmtp"})
+    check(host, chain, prompts_of(chain, [5, 40]), 20, 6, 512)
+
+
+def test_int8_heads_that_draft_a_part_of_the_vocabulary(host: EngineHost, tmp_path: Path) -> None:
+    """Tokens outside it are never drafted, and the best of the others is: ties as everywhere."""
+    chain, vocabulary = make_chain(3, 2), draft_vocabulary()
+    folder = save_chain(chain, tmp_path / "reduced", vocabulary=vocabulary, int8=True)
+    host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
+    reduced = served(chain, vocabulary)
+    assert {token for head in reduced.heads for token in head} <= set(vocabulary)
+    counters = check(host, reduced, prompts_of(chain, [1, 5, 40, 41, 90]), 30, 6, 512)
+    whole = [simulate(chain, p, 30, 6)[1] for p in prompts_of(chain, [1, 5, 40, 41, 90])]
+    assert 0 < counters.accepted_per_pos[0] < sum(c.accepted_per_pos[0] for c in whole)
+
+
+def test_int8_heads_beside_an_ordinary_target(
+    host: EngineHost, chain: Chain, tmp_path: Path
+) -> None:
+    target = save_chain(chain, tmp_path / "target", "plain")
+    heads = save_chain(chain, tmp_path / "heads", "heads", int8=True)
     host.start(target, speculative_config={"model": str(heads), "method": "lmtp"})
     check(host, chain, prompts_of(chain, [5, 40]), 20, 6, 512)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain, save_chain
+from tests.chain import Chain, draft_vocabulary, save_chain, served
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
 
@@ -31,6 +31,11 @@ def test_two_ranks_draft_as_one(
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
+        if split == "tensor_parallel_size":  # then they share the heads' own vocabulary, 201 : 200
+            vocabulary = draft_vocabulary()
+            reduced = save_chain(chain, tmp_path / "reduced", vocabulary=vocabulary, int8=True)
+            host.start(reduced, speculative_config="lmtp", **{split: 2}, max_num_batched_tokens=64)
+            check(host, served(chain, vocabulary), prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
     finally:
         host.close()
 

@@ -12,6 +12,7 @@ import vllm_lmtp
 from tests.chain import Counters
 from tests.engine.client import EngineHost, counted
 from tests.oracle import Oracle
+from tests.reduced import reduce
 
 CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
 OPENINGS = [
@@ -118,3 +119,22 @@ def test_drafts_by_batch_size(host: EngineHost, prompts: list[list[int]], oracle
         assert tokens == oracle.expect(prompt, limit)[0]
     drafted = counted(reply["counters"], 6, 2).drafted_per_pos
     assert drafted[0] > drafted[5] > 0
+
+
+def test_reduced_heads_draft_what_transformers_recomputes(
+    host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path
+) -> None:
+    """int8 matrices and a draft vocabulary of what the model writes, less a tenth of it."""
+    written = [oracle.expect(prompt, 80)[0] for prompt in prompts]
+    seen = sorted({token for tokens in written for token in tokens})
+    keep = [token for place, token in enumerate(seen) if place % 10]
+    folder = reduce(CHECKPOINT, tmp_path / "reduced", keep=keep, int8=True)
+    reduced = Oracle(folder)
+    host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
+    reply = host.generate(prompts, GREEDY)
+    expected = Counters.zero(6)
+    for prompt, tokens, (output,) in zip(prompts, written, reply["tokens"], strict=True):
+        assert output == tokens
+        expected += reduced.expect(prompt, GREEDY["max_tokens"])[1]
+    assert counted(reply["counters"], 6, 2) == expected
+    assert expected.accepted_per_pos[0] > 0

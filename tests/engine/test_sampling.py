@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.chain import VOCAB, Chain, embeddings
+from tests.chain import VOCAB, Chain, embeddings, target_votes
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import prompts_of
 
@@ -24,8 +24,7 @@ LIMIT = 61.1
 
 def next_token_probabilities(chain: Chain, temperature: float) -> np.ndarray:
     """[V, V]: row x is the distribution of the token after x."""
-    states = embeddings() * embeddings().shape[1] ** 0.5  # RMSNorm of a unit vector
-    logits = states @ embeddings().T  # logit of successor(y) given x is states[x] . embed[y]
+    logits = embeddings() @ target_votes().T  # of successor(y) given x: embed[x] . votes[y]
     by_token = torch.empty_like(logits)
     by_token[:, torch.tensor(chain.successor)] = logits
     return torch.softmax(by_token.double() / temperature, dim=-1).numpy()

@@ -17,9 +17,9 @@ from vllm_lmtp.checkpoint import (
     is_stage1_config,
     read_checkpoint,
     read_config,
-    required_tensors,
 )
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.tensors import required_tensors
 
 
 def test_heads_only_folder(tmp_path: Path) -> None:

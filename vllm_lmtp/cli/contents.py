@@ -8,15 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoint import (
-    HEADS_PREFIX,
-    INDEX_FILE,
-    HeadsCheckpoint,
-    read_checkpoint,
-    read_config,
-    required_tensors,
-)
+from vllm_lmtp.checkpoint import INDEX_FILE, HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.tensors import HEADS_PREFIX, INT8, required_tensors
 
 BF16_BYTES = 2
 
@@ -50,6 +44,10 @@ def describe(model: str, stride: int | None = None) -> dict[str, Any]:
         "max_drafts": schedule.max_drafts,
         "hidden_size": checkpoint.hidden_size,
         "vocab_size": checkpoint.vocab_size,
+        "draft_vocab_size": checkpoint.draft_vocab_size,
+        "int8_outputs": [
+            head for head in range(schedule.n_heads) if checkpoint.lm_head(head).dtype == INT8
+        ],
         "dtypes": sorted({info.dtype for info in checkpoint.tensors.values()}),
         "heads": [
             {"head": head, "offset": schedule.offset_of_head(head)}

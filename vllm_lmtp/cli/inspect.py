@@ -47,8 +47,9 @@ def _print(facts: dict[str, Any]) -> None:
         ("stride", f"{facts['stride']}, from {facts['stride_from']}"),
         ("drafts a step", f"{facts['max_drafts']} (offsets 2..{facts['max_drafts'] + 1})"),
         ("hidden size", facts["hidden_size"]),
-        ("vocabulary", facts["vocab_size"]),
-        ("dtype on disk", ", ".join(facts["dtypes"])),
+        ("vocabulary", _vocabulary(facts)),
+        ("output matrices", _outputs(facts)),
+        ("dtypes on disk", ", ".join(facts["dtypes"])),
         ("one head", f"{_megabytes(sizes['head'])} in bf16"),
         ("all heads", f"{_megabytes(sizes['heads'])} in bf16"),
     ]
@@ -75,6 +76,19 @@ def _print(facts: dict[str, Any]) -> None:
         [(file["name"], _megabytes(file["bytes"]), file["tensors"]) for file in facts["files"]],
         ("file", "size", "tensors"),
     )
+
+
+def _outputs(facts: dict[str, Any]) -> str:
+    int8 = facts["int8_outputs"]
+    if not int8:
+        return "floating point"
+    heads = "all" if len(int8) == facts["n_heads"] else ", ".join(map(str, int8))
+    return f"int8 with one scale a row (heads: {heads})"
+
+
+def _vocabulary(facts: dict[str, Any]) -> str:
+    size, drafted = facts["vocab_size"], facts["draft_vocab_size"]
+    return str(size) if drafted is None else f"{size}, of which the heads draft {drafted} tokens"
 
 
 def _megabytes(count: int) -> str:

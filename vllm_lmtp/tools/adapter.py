@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.checkpoint import FLOAT_DTYPES, TensorInfo, read_header
+from vllm_lmtp.checkpoint import read_header
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
+from vllm_lmtp.tensors import FLOAT_DTYPES, TensorInfo
 from vllm_lmtp.tools.files import Weights, read_tensor
 
 if TYPE_CHECKING:

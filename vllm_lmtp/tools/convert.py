@@ -10,13 +10,13 @@ from vllm_lmtp.checkpoint import (
     ARCHITECTURE,
     CONFIG_FILE,
     HEAD_TYPE,
-    HEADS_PREFIX,
     HeadsCheckpoint,
     is_stage1_config,
     read_checkpoint,
 )
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.tensors import HEADS_PREFIX
 from vllm_lmtp.tools.export import EMBEDDINGS, OUTPUT_MATRIX, read_stage1
 from vllm_lmtp.tools.files import LICENCES, Weights, causal_lm_class, is_tied, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
@@ -93,6 +93,8 @@ def heads_config(checkpoint: HeadsCheckpoint, config: Mapping[str, Any]) -> dict
     values = head_fields(
         checkpoint.schedule, checkpoint.num_layers, checkpoint.hidden_size, checkpoint.vocab_size
     )
+    if checkpoint.draft_vocab_size is not None:
+        values["draft_vocab_size"] = checkpoint.draft_vocab_size
     kept = {key: config[key] for key in ("model_type", "model_name") if key in config}
     return values | kept
 

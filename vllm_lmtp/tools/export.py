@@ -12,7 +12,15 @@ from vllm_lmtp.tools.files import Entry, Weights, causal_lm_class, is_tied, read
 from vllm_lmtp.tools.save import Written, write_folder
 
 # `skip_token_was` is the note that `calibrate --write` leaves.
-HEAD_KEYS = ("n_head", "skip_token", "skip_token_was", "head_type", "head_num_layers", "model_name")
+HEAD_KEYS = (
+    "n_head",
+    "skip_token",
+    "skip_token_was",
+    "head_type",
+    "head_num_layers",
+    "model_name",
+    "draft_vocab_size",
+)
 EMBEDDINGS, OUTPUT_MATRIX = "model.embed_tokens.weight", "lm_head.weight"
 
 

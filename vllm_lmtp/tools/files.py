@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_lmtp.checkpoint import (
     CONFIG_FILE,
-    HEADS_PREFIX,
     INDEX_FILE,
-    TensorInfo,
     read_config,
     read_header,
     safetensors_files,
 )
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
 from vllm_lmtp.hub import WANTED_FILES, resolve_folder
+from vllm_lmtp.tensors import HEADS_PREFIX, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
