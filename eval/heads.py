@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.agreement import MAX_OFFSET
+from vllm_lmtp.agreement import MAX_OFFSET, head_best_tokens
 from vllm_lmtp.eval.accuracy import MOST_TOP, TOPS, RankedText, summarise
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
-from vllm_lmtp.eval.best import best_tokens, draft_vocabulary
 from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.eval.variants import Variant
+from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.tools.backbone import Backbone
 from vllm_lmtp.tools.fitness import check_fit
 from vllm_lmtp.training.loops import loop_start
@@ -92,7 +92,7 @@ def _heads(
     together = torch.cat([r.rows for r in rows])
     sizes = [len(r.rows) for r in rows]
     tops = [
-        torch.split(best_tokens(checkpoint, head, together, MOST_TOP), sizes)
+        torch.split(head_best_tokens(checkpoint, head, together, MOST_TOP).cpu(), sizes)
         for head in range(checkpoint.schedule.n_heads)
     ]
     texts = [

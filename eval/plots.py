@@ -97,8 +97,9 @@ def _acceptance(pyplot: Any, result: Mapping[str, Any]) -> Any:
                 markersize=4,
                 label=name,
             )
-            shown = [*groups, "overall"]
-            lengths = [f["by_group"].get(g, {}).get("token_weighted", {}) for g in groups]
+            columns = groups if len(groups) > 1 else []
+            shown = [*columns, "overall"]
+            lengths = [f["by_group"].get(g, {}).get("token_weighted", {}) for g in columns]
             lengths.append(f["all"]["token_weighted"])
             middle.bar(
                 [i + (place - (len(found) - 1) / 2) * width for i in range(len(shown))],
@@ -119,7 +120,7 @@ def _acceptance(pyplot: Any, result: Mapping[str, Any]) -> Any:
         left.set(title=f"Accepted by place, {title}", xlabel="offset", ylabel="% of drafts")
         left.set_ylim(bottom=0)
         labels = [label.replace(" ", "\n", 1) for label in shown]
-        middle.set_xticks(range(len(shown)), labels, fontsize=6)
+        middle.set_xticks(range(len(shown)), labels, fontsize=7)
         middle.set_ylim(bottom=1)
         middle.set(title=f"Acceptance length, token-weighted, {title}", ylabel="tokens a step")
         right.set(title=f"Requests by their own length, {title}", xlabel="tokens a step")

@@ -11,7 +11,6 @@ from typing import Any
 from vllm_lmtp import METHOD
 from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.best import draft_vocabulary
 from vllm_lmtp.hub import resolve_folder
 
 
@@ -34,14 +33,13 @@ class Variant:
     def facts(self) -> dict[str, Any]:
         """What a report says about the heads: by name, no path of this machine."""
         checkpoint = self.checkpoint
-        vocabulary = draft_vocabulary(checkpoint)
         files = {info.file for info in checkpoint.tensors.values()}
         return {
             "name": self.name,
             "folder": checkpoint.path.resolve().name,
             "n_heads": checkpoint.schedule.n_heads,
             "stride": checkpoint.schedule.stride,
-            "draft_vocabulary": None if vocabulary is None else len(vocabulary),
+            "draft_vocabulary": checkpoint.draft_vocab_size,
             "vocabulary": checkpoint.vocab_size,
             "weight_bytes": {file.name: file.stat().st_size for file in sorted(files)},
             "options": self.options,
