@@ -95,7 +95,8 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
         draw(result, part)
         os.replace(part, files[2])
     except OSError as error:
-        part.unlink(missing_ok=True)
+        for left_over in (part, files[0].with_name(files[0].name + ".part")):
+            left_over.unlink(missing_ok=True)
         raise refuse(
             str(folder),
             "--output",
