@@ -22,10 +22,13 @@ from vllm_lmtp.eval.theory import (
     fit_attenuation,
     length_of,
 )
+from vllm_lmtp.eval.trees import best_tree
 from vllm_lmtp.leap import LeapSchedule
 
 TOPS = (1, 5, 10, 20)
 MOST_TOP = max(TOPS)
+# Guesses for one place that a tree may hold, as in the reference.
+BRANCHES = range(10)
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ def by_offset(texts: Sequence[RankedText], n_heads: int, max_offset: int) -> lis
 
 
 def by_place(texts: Sequence[RankedText], schedule: LeapSchedule) -> list[dict[str, Any]]:
-    """The accuracies of every row of a draft, whatever became of the places before it."""
+    """The accuracies of every row of a draft, whatever became of the places before it; "ranks" are
+    the shares of the true tokens that have rank 0, 1, ..."""
     table = []
     for place, source in enumerate(schedule.sources(schedule.max_drafts)):
         ranks = [_places(text, schedule)[place] for text in texts]
+        exact = [share([(int((r == n).sum()), len(r)) for r in ranks])["rate"] for n in BRANCHES]
         where = {"place": place, "offset": place + 2, "head": source.head, "lag": source.lag}
-        table.append(where | _tops(ranks))
+        table.append(where | _tops(ranks) | {"ranks": exact})
     return table
 
 
@@ -164,6 +169,7 @@ def summarise(
         "own_offset": own,
         "by_place": places,
         "lengths": lengths(schedule, own, places),
+        "tree": best_tree([[rate or 0.0 for rate in place["ranks"]] for place in places]),
         "chains": {f"top{top}": chain(texts, schedule, top) for top in TOPS},
     }
 

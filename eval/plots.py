@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,68 @@ def _heads(pyplot: Any, result: Mapping[str, Any]) -> Any:
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7)
     return figure
+
+
+def draw_trees(result: Mapping[str, Any], file: Path) -> None:
+    """Draw the best static tree of each pair of heads at the first temperature as PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from matplotlib import pyplot
+
+    part = result["temperatures"][0]
+    count = len(part["heads"])
+    figure, axes = pyplot.subplots(count, 1, figsize=(2 * WIDTH, HEIGHT * count), squeeze=False)
+    for (axis,), heads in zip(axes, part["heads"], strict=True):
+        paths = sorted(tuple(node) for node in heads["all"]["tree"]["nodes"])
+        spots = {(): (0.0, 0.0), **_spots(paths)}
+        for path in paths:
+            (x, y), (above_x, above_y) = spots[path], spots[path[:-1]]
+            axis.plot([above_x, x], [above_y, y], "-", color="C0", lw=0.8)
+            axis.text(
+                x,
+                y,
+                path[-1] + 1,
+                ha="center",
+                va="center",
+                fontsize=7,
+                bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": "C0", "lw": 0.8},
+            )
+        depths = range(max(map(len, paths), default=0) + 1)
+        axis.set_yticks([-d for d in depths], ["known", *(f"t+{d + 1}" for d in depths[1:])])
+        axis.set_xticks([])
+        lengths = heads["all"]["tree"]["lengths"]
+        worth = f"{lengths[-1]:.2f} tokens a step" if lengths else "nothing"
+        temperature = part["temperature"]
+        axis.set_title(
+            f"{heads['name']}, T = {temperature:g}: best static tree of {len(paths)} guesses "
+            f"(which guess for its place), {worth} expected",
+            fontsize=9,
+        )
+    try:
+        figure.tight_layout()
+        figure.savefig(file, dpi=100, format="png", metadata={"Software": None})
+    finally:
+        pyplot.close(figure)
+
+
+def _spots(paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[float, float]]:
+    """Where each node is drawn: leaves side by side, others over the middle of their branches."""
+    spots: dict[tuple[int, ...], tuple[float, float]] = {}
+    leaf = 0
+    for path in sorted(paths, key=lambda p: (-len(p), p)):
+        if not any(len(p) == len(path) + 1 and p[:-1] == path for p in paths):
+            spots[path] = (0.0, -float(len(path)))
+    for path in paths:
+        if path in spots:
+            spots[path] = (float(leaf), spots[path][1])
+            leaf += 1
+    for path in sorted(paths, key=len, reverse=True):
+        below = [spots[p][0] for p in paths if len(p) == len(path) + 1 and p[:-1] == path]
+        if below:
+            spots[path] = (sum(below) / len(below), -float(len(path)))
+    return spots
 
 
 def _acceptance(pyplot: Any, result: Mapping[str, Any]) -> Any:

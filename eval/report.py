@@ -78,12 +78,13 @@ def check_output(folder: Path) -> None:
 
 
 def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `<kind>.json`, `<kind>.md` and `<kind>.png`; each appears whole.
+    """Write `<kind>.json`, `<kind>.md` and `<kind>.png`, and for heads their trees as
+    `heads_tree.png`; each file appears whole.
 
     Raises:
         LMTPError: the folder cannot be written to.
     """
-    from vllm_lmtp.eval.plots import draw
+    from vllm_lmtp.eval.plots import draw, draw_trees
 
     base = folder / result["kind"]
     files = [base.with_suffix(suffix) for suffix in (".json", ".md", ".png")]
@@ -94,6 +95,10 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
         os.replace(part, files[1])
         draw(result, part)
         os.replace(part, files[2])
+        if result["kind"] == "heads":
+            files.append(base.with_name("heads_tree.png"))
+            draw_trees(result, part)
+            os.replace(part, files[3])
     except OSError as error:
         for left_over in (part, files[0].with_name(files[0].name + ".part")):
             left_over.unlink(missing_ok=True)

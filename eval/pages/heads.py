@@ -77,6 +77,12 @@ def _heads(name: str, found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _tree(found: Mapping[str, Any], size: int) -> str:
+    """The length with the best `size` nodes, or with all where there are fewer worth anything."""
+    lengths = found["tree"]["lengths"][:size]
+    return number(lengths[-1] if lengths else None)
+
+
 def _coverage(groups: Mapping[str, Any]) -> str:
     if len(groups) < 2:
         return "."
@@ -109,6 +115,12 @@ def _lengths(heads: list[Mapping[str, Any]], part: str) -> list[str]:
                 [length(f["chains"][f"top{n}"]["length"]) for f in found],
             )
             for n in (5, 10, 20)
+        ),
+        *(
+            row(
+                f"best static tree of {n} guesses, places independent", [_tree(f, n) for f in found]
+            )
+            for n in (6, 16, 63)
         ),
     ]
     return table(("", *(h["name"] for h in heads)), rows)

@@ -103,7 +103,8 @@ def test_the_page_comes_from_the_file_alone(make: Any, tmp_path: Path) -> None:
     made = make()
     report.check_output(tmp_path / "out")
     files = report.save(made, tmp_path / "out")
-    assert [f.name for f in files] == [f"{made['kind']}{s}" for s in (".json", ".md", ".png")]
+    ends = (".json", ".md", ".png", *(["_tree.png"] if made["kind"] == "heads" else []))
+    assert [f.name for f in files] == [f"{made['kind']}{end}" for end in ends]
     assert sorted(tmp_path.glob("out/*")) == sorted(files)  # and no part of one
     assert report.render(report.read_result(files[0])) == files[1].read_text()
     assert files[2].read_bytes().startswith(b"\x89PNG")
