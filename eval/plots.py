@@ -89,7 +89,9 @@ def draw_trees(result: Mapping[str, Any], file: Path) -> None:
     figure, axes = pyplot.subplots(count, 1, figsize=(2 * WIDTH, HEIGHT * count), squeeze=False)
     for (axis,), heads in zip(axes, part["heads"], strict=True):
         paths = sorted(tuple(node) for node in heads["all"]["tree"]["nodes"])
-        spots = {(): (0.0, 0.0), **_spots(paths)}
+        spots = _spots(paths)
+        first = [spots[path][0] for path in paths if len(path) == 1]
+        spots[()] = (sum(first) / max(1, len(first)), 0.0)
         for path in paths:
             (x, y), (above_x, above_y) = spots[path], spots[path[:-1]]
             axis.plot([above_x, x], [above_y, y], "-", color="C0", lw=0.8)
@@ -143,7 +145,11 @@ def _acceptance(pyplot: Any, result: Mapping[str, Any]) -> Any:
     variants = result["variants"]
     temperatures = range(len(variants[0]["temperatures"]))
     figure, axes = pyplot.subplots(
-        len(temperatures), 3, figsize=(3 * WIDTH, HEIGHT * len(temperatures)), squeeze=False
+        len(temperatures),
+        3,
+        figsize=(3.4 * WIDTH, HEIGHT * len(temperatures)),
+        squeeze=False,
+        width_ratios=(1, 1.9, 1),
     )
     for row, number in zip(axes, temperatures, strict=True):
         left, middle, right = row

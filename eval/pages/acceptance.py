@@ -31,7 +31,7 @@ def page(result: Mapping[str, Any]) -> str:
             if part == STRAIGHT[0] and not any(f["loops"]["answers"] for _, f in found):
                 continue
             lines += [f"### {title}", ""]
-            lines += _lengths(found, part) + _groups(found, groups)
+            lines += _lengths(found, part) + _groups(found, groups, part)
             lines += _places(found, part)
     return "\n".join(lines)
 
@@ -75,7 +75,7 @@ def _lengths(found: Sequence[tuple[str, Mapping[str, Any]]], part: str) -> list[
     ]
 
 
-def _groups(found: Sequence[tuple[str, Mapping[str, Any]]], key: str) -> list[str]:
+def _groups(found: Sequence[tuple[str, Mapping[str, Any]]], key: str, part: str) -> list[str]:
     groups = list(dict.fromkeys(group for _, f in found for group in f[key]))
     if len(groups) < 2:
         return []
@@ -83,11 +83,19 @@ def _groups(found: Sequence[tuple[str, Mapping[str, Any]]], key: str) -> list[st
     lines = []
     for weight in ("token_weighted", "request_weighted"):
         rows = [
-            (name, *(length(f[key].get(g, {weight: nothing})[weight]) for g in groups))
+            (
+                name,
+                *(length(f[key].get(g, {weight: nothing})[weight]) for g in groups),
+                length(f[part][weight]),
+            )
             for name, f in found
         ]
         title = weight.replace("_", "-").capitalize()
-        lines += [f"{title} acceptance length by group:", "", *table(("heads", *groups), rows)]
+        lines += [
+            f"{title} acceptance length by group:",
+            "",
+            *table(("heads", *groups, "Overall"), rows),
+        ]
     return lines
 
 

@@ -117,7 +117,7 @@ def test_acceptance_with_and_without_loops() -> None:
     assert f"{1 + 34 / 15:.3f}" in everything
     assert f"{1 + 14 / 5:.3f}" in straight
     assert "| leap | 3 | 51 | 1 | 47.1 |" in everything
-    assert "| heads | QA | RAG |" in everything
+    assert "| heads | QA | RAG | Overall |" in everything
     assert "1 too long for the model left out" in page
     assert "at most 2 of each group" in page
 
