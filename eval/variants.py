@@ -30,6 +30,14 @@ class Variant:
         heads = {} if self.heads is None else {"model": self.heads}
         return {"method": METHOD, **heads, **self.options}
 
+    @property
+    def _scorer(self) -> str:
+        """The kind of scorer that is served."""
+        scorer = self.checkpoint.scorer
+        if scorer is None or self.options.get("lmtp_scorer") == "none":
+            return "none"
+        return scorer.kind
+
     def facts(self) -> dict[str, Any]:
         """What a report says about the heads: by name, no path of this machine."""
         checkpoint = self.checkpoint
@@ -41,6 +49,7 @@ class Variant:
             "stride": checkpoint.schedule.stride,
             "draft_vocabulary": checkpoint.draft_vocab_size,
             "vocabulary": checkpoint.vocab_size,
+            "scorer": self._scorer,
             "weight_bytes": {file.name: file.stat().st_size for file in sorted(files)},
             "options": self.options,
         }

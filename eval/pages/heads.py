@@ -17,7 +17,8 @@ def page(result: Mapping[str, Any]) -> str:
     lines += about_heads(result["temperatures"][0]["heads"])
     lines += [
         "Percent of the positions that have a token that far ahead, in answers that the target "
-        "wrote itself; ± one standard error with answers, not tokens, taken as independent.",
+        "wrote itself; ± one standard error with answers, not tokens, taken as independent. "
+        "A scorer plays no part here.",
         "",
     ]
     for part in result["temperatures"]:

@@ -75,5 +75,5 @@ def about_heads(variants: Sequence[Mapping[str, Any]]) -> list[str]:
         vocabulary = v["draft_vocabulary"]
         size = f"all {v['vocabulary']:,}" if vocabulary is None else f"{vocabulary:,}"
         options = ", ".join(f"{key} {value}" for key, value in v["options"].items())
-        rows.append((v["name"], v["n_heads"], v["stride"], size, options or "-"))
-    return table(("heads", "number", "stride", "vocabulary", "options"), rows)
+        rows.append((v["name"], v["n_heads"], v["stride"], size, v["scorer"], options or "-"))
+    return table(("heads", "number", "stride", "vocabulary", "scorer", "options"), rows)

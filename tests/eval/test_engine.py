@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import scoring
 from tests.chain import Chain, Counters, draft_vocabulary, make_chain, save_chain, served, simulate
 from tests.cli.command import Result, vllm_lmtp
 
@@ -115,6 +116,20 @@ def test_options_and_sampling(folder: Path) -> None:
     assert variant["options"] == {"num_speculative_tokens": 2}
     assert hot["counters"]["accepted_tokens"] == hot["all"]["accepted_tokens"]
     assert hot["counters"]["drafts"] == hot["all"]["drafts"] == sum(hot["all"]["histogram"])
+
+
+def test_scorers_of_the_same_heads(folder: Path) -> None:
+    """One run serves the same heads with and without their scorer."""
+    scorer = scoring.table(leap())
+    heads = scorer.add_to(save_chain(leap(), folder / "scored", "heads"))
+    words = ("--heads", f"h={heads}", "--scorer", "none", "--scorer", "table")
+    done = evaluate(folder, "acceptance", *words, "--temperature", "0")
+    assert done.code == 0, done.stderr
+    without, scored = done.value["variants"]
+    assert (without["name"], without["scorer"]) == ("h, none", "none")
+    assert (scored["name"], scored["scorer"]) == ("h, table", "table")
+    check(without["temperatures"][0]["all"], expected(leap(), 4))
+    check(scored["temperatures"][0]["all"], expected(scoring.scored(leap(), scorer), 4))
 
 
 def test_head_accuracy(folder: Path) -> None:

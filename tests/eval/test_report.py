@@ -26,6 +26,7 @@ FACTS = {
     "stride": 2,
     "draft_vocabulary": 400,
     "vocabulary": 509,
+    "scorer": "none",
     "options": {},
 }
 

@@ -10,6 +10,7 @@ import torch
 
 from tests.chain import VOCAB as CHAIN_VOCAB
 from tests.chain import make_chain, save_chain
+from tests.reduced import reduce
 from tests.tools.models import (
     EMBEDDED,
     assert_same_tensors,
@@ -29,12 +30,14 @@ from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.tools.backbone import Backbone
 
 
-@pytest.mark.parametrize("kind", ["untied, sharded", "tied", "chain", "embedded"])
+@pytest.mark.parametrize("kind", ["untied, sharded", "tied", "chain", "reduced", "embedded"])
 def test_round_trips_are_bit_equal(kind: str, tmp_path: Path) -> None:
     if kind == "embedded":
         stage1 = EMBEDDED
     elif kind == "chain":
         stage1 = save_chain(make_chain(3, 2), tmp_path / "stage1")
+    elif kind == "reduced":
+        stage1 = reduce(EMBEDDED, tmp_path / "stage1", keep=list(range(3, 900, 7)), int8=True)
     elif kind == "tied":
         model = random_model("qwen2", tied=True)
         stage1 = save_stage1(tmp_path / "stage1", model, dtype=torch.bfloat16)
@@ -51,6 +54,8 @@ def test_round_trips_are_bit_equal(kind: str, tmp_path: Path) -> None:
     assert (after.schedule, after.stage1) == (before.schedule, True)
     alone = read_checkpoint(heads)
     assert (alone.schedule, alone.stage1) == (before.schedule, False)
+    assert alone.draft_vocab_size == after.draft_vocab_size == before.draft_vocab_size
+    assert "draft_vocab_size" not in config_of(plain)
     succeed("convert", "--to", "heads", again, tmp_path / "heads2")
     assert_same_tensors(tmp_path / "heads2", heads)
 

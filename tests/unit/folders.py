@@ -55,6 +55,25 @@ def heads(
     return tensors
 
 
+def reduced(
+    n_heads: int = 2, drafted: int = 4, hidden: int = HIDDEN, vocab: int = VOCAB
+) -> dict[str, torch.Tensor]:
+    """int8 heads that draft every token but the first `vocab - drafted`."""
+    generator = torch.Generator().manual_seed(2)
+    tensors = heads(n_heads, 1, hidden, drafted)
+    for head in range(n_heads):
+        weight = torch.randint(-127, 128, (drafted, hidden), generator=generator)
+        tensors[f"heads.heads.{head}.lm_head.weight"] = weight.to(torch.int8)
+        scale = 0.01 + torch.rand(drafted, generator=generator) / 100
+        tensors[f"heads.heads.{head}.lm_head.scale"] = scale
+    return tensors | {"heads.d2t": torch.full((drafted,), vocab - drafted)}
+
+
+def reduced_config(drafted: int = 4, **changes: Any) -> dict[str, Any]:
+    """The config.json of `reduced` heads."""
+    return config(**{"draft_vocab_size": drafted} | changes)
+
+
 def backbone() -> dict[str, torch.Tensor]:
     """What a stage-1 folder holds beside the heads, tied output matrix written twice."""
     embed = torch.ones(VOCAB, HIDDEN)

@@ -22,6 +22,7 @@ from vllm_lmtp.cli import (
     inspect,
     merge,
     patches,
+    scorer,
     train,
     version,
 )
@@ -39,6 +40,7 @@ COMMANDS = (
     export,
     convert,
     calibrate,
+    scorer,
     patches,
 )
 
