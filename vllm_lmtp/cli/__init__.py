@@ -17,6 +17,7 @@ from vllm_lmtp.cli import (
     demo,
     distill,
     doctor,
+    evaluate,
     export,
     inspect,
     merge,
@@ -32,6 +33,7 @@ COMMANDS = (
     inspect,
     doctor,
     demo,
+    evaluate,
     distill,
     train,
     merge,
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args = parser.parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else list(argv)  # for provenance
     if args.version:
         return version.run(args)
     if args.run is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 
+from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
     add_json_flag,
     positive_argument,
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--chat is for people; leave --json out")
     with stdout_to_stderr():
         subject = subject_of(args.model, args.heads)
-    _prepare_environment(args.threads or subject.threads)
+    prepare_environment(args.threads or subject.threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _talk(args, subject) if args.chat else _compare(args, subject)
@@ -119,19 +119,3 @@ def _talk(args: argparse.Namespace, subject: Subject) -> int:
         with stdout_to_stderr():
             pair.close()
     return 0
-
-
-def _prepare_environment(threads: int) -> None:
-    """Settle what vLLM reads from the environment, before it is imported."""
-    # Both engines live in this process, so that a start takes seconds and rounds can alternate.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name, value in {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        # vLLM warns dozens of times about two engines in one process; the report says what matters.
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }.items():
-        os.environ.setdefault(name, value)

@@ -42,7 +42,7 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
     """
     file = None if data is None else data / f"{prompt_set.name}.jsonl"
     where = str(file) if file is not None and file.is_file() else prompt_set.dataset
-    rows = _file_rows(file) if file is not None and file.is_file() else _hub_rows(prompt_set, data)
+    rows = file_rows(file) if file is not None and file.is_file() else _hub_rows(prompt_set, data)
     texts = []
     for number, row in enumerate(rows, 1):
         try:
@@ -149,7 +149,12 @@ def _around_user(tokenizer: Any, system: str) -> tuple[str, str]:
     return before, after
 
 
-def _file_rows(file: Path) -> Iterator[dict[str, Any]]:
+def file_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, one JSON object a line.
+
+    Raises:
+        LMTPError: a line is something else.
+    """
     for number, line in numbered_lines(file):
         try:
             row = json.loads(line)
