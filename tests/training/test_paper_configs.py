@@ -71,7 +71,9 @@ def test_stage_1_of_the_paper(name: str) -> None:
     count = sum(p.numel() for p in model.heads.parameters())
     assert count == 3 * (hidden * hidden + hidden + vocab * hidden)
     assert round(count / 1e9, 2) == MODELS[name][1]
-    assert model.hidden_states(torch.zeros(2, 5, dtype=int, device="meta")).shape == (2, 5, hidden)
+    rows = torch.empty(5, hidden, device="meta", dtype=model.lm_head.weight.dtype)
+    for reader in (model.lm_head, *model.heads.heads):
+        assert reader(rows).shape == (5, vocab)
 
 
 @pytest.mark.parametrize("name", MODELS)

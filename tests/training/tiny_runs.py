@@ -122,3 +122,9 @@ def _write(folder: Path, values: dict[str, Any], changes: dict[str, Any]) -> Pat
 
 def _tokenizer() -> Any:
     return train_tokenizer(["Once upon a time there was a cat. "] * 9, VOCAB, POSITIONS)
+
+
+def read_log(folder: Path) -> dict[str, Any]:
+    """The training log of a finished run."""
+    log: dict[str, Any] = json.loads((folder / "training_log.json").read_text())
+    return log

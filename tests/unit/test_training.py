@@ -124,10 +124,13 @@ def test_heads_start_as_the_reference_starts_them() -> None:
     assert heads[0].lm_head.weight.data_ptr() != heads[1].lm_head.weight.data_ptr()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_committed_configurations_parse_and_name_no_machine(path: Path) -> None:
     run = read_run(path)
-    folders = [getattr(run, n, None) for n in ("output", "backbone", "teacher", "model")]
+    names = ("output", "backbone", "teacher", "model", "stage1", "dataset")
+    folders = [getattr(run, name, None) for name in names]
     assert run.output
     assert not any(Path(f).is_absolute() for f in folders if isinstance(f, str))
 

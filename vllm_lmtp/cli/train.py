@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vllm_lmtp.cli.output import add_json_flag, print_json, stdout_to_stderr
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.training.devices import is_main
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,7 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "config", type=Path, metavar="CONFIG", help="a file such as configs/train/*"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the checkpoint")
-    parser.add_argument("--teacher", type=Path, metavar="DIR", help="the model to train heads for")
+    parser.add_argument(
+        "--teacher", type=Path, metavar="DIR", help="the model to train heads for, or stage 1"
+    )
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="the distilled answers")
     add_json_flag(parser)
     parser.set_defaults(run=run)
@@ -48,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
                 remedy='pip install "vllm-lmtp[train]"',
             ) from error
         report = train(args.config, output=args.output, teacher=args.teacher, dataset=args.dataset)
+    if not is_main():
+        return 0
     if args.json:
         print_json(report)
     else:

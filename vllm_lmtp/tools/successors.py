@@ -12,7 +12,7 @@ choice; it makes the ratio of every token that is not in the table 0, as it is s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -87,11 +87,14 @@ def _count(passages: Iterable[torch.Tensor], vocab_size: int) -> tuple[torch.Ten
     return _joined(keys, counts, waiting)
 
 
+_unique: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.unique
+
+
 def _joined(
     keys: torch.Tensor, counts: torch.Tensor, new: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    found, times = torch.cat([keys[:0], *new]).unique(return_counts=True)
-    together, place = torch.cat([keys, found]).unique(return_inverse=True)
+    found, times = _unique(torch.cat([keys[:0], *new]), return_counts=True)
+    together, place = _unique(torch.cat([keys, found]), return_inverse=True)
     total = torch.zeros(len(together), dtype=torch.int64)
     return together, total.index_add_(0, place, torch.cat([counts, times]))
 
