@@ -25,13 +25,14 @@ RANK = 64
 class Scoring:
     """A scorer as a folder holds it, and what it does.
 
-    votes: [n or 1, V, D], what a preceding token adds to each token of the vocabulary, by head.
+    votes: [n or 1, V, D], what a preceding token adds to each token of the vocabulary, by head;
+        None where another oracle knows.
     """
 
     config: dict[str, Any]
     tensors: dict[str, torch.Tensor]
-    votes: torch.Tensor
-    vocabulary: tuple[int, ...]
+    votes: torch.Tensor | None = None
+    vocabulary: tuple[int, ...] = ()
 
     def add_to(self, folder: Path) -> Path:
         """Put the scorer into a folder of heads, as a weight file of its own."""
@@ -51,6 +52,7 @@ class ScoredChain(Chain):
         """The best of the head's votes and the scorer's together."""
         assert self.scoring is not None
         vocabulary, votes = self.scoring.vocabulary, self.scoring.votes
+        assert votes is not None
         matrix = rows_that_vote(embeddings() * VOTE, self.heads[head])[list(vocabulary)]
         total = embeddings()[row_token] @ matrix.T + votes[min(head, len(votes) - 1), previous]
         return vocabulary[int(total.argmax())]

@@ -19,8 +19,13 @@ from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.tensors import required_tensors
 
 pytestmark = pytest.mark.timeout(120)
-WEIGHTS = {"plain": save(folders.heads()), "reduced": save(folders.reduced())}
-CONFIGS = {"plain": folders.config(), "reduced": folders.reduced_config()}
+WEIGHTS = {"plain": save(folders.heads()), "reduced": save(folders.reduced())} | {
+    kind: save(folders.heads() | folders.scorer(kind)) for kind in ("markov", "table")
+}
+CONFIGS = {"plain": folders.config(), "reduced": folders.reduced_config()} | {
+    "markov": folders.config(scorer={"kind": "markov"}),
+    "table": folders.config(scorer={"kind": "table", "weight": 0.8}),
+}
 FORMS = st.sampled_from(sorted(WEIGHTS))
 
 
@@ -79,8 +84,9 @@ def check(files: dict[str, bytes], stride: int | None = None) -> None:
         assert 0 not in shape
     assert 1 <= found.output_rows <= found.vocab_size
     assert (found.draft_vocab_size is None) == ("heads.d2t" not in found.tensors)
+    assert (found.scorer is None) == (not any(n.startswith("scorer") for n in found.tensors))
     for name, info in found.tensors.items():
-        if info.dtype == "I8":
+        if info.dtype == "I8" and name.startswith("heads"):
             assert found.tensors[name.replace("weight", "scale")].shape == info.shape[:1]
 
 
@@ -96,7 +102,7 @@ def test_the_folder_that_is_damaged_below_is_sound(form: str) -> None:
 @given(
     form=FORMS,
     changes=st.dictionaries(
-        st.sampled_from([*folders.reduced_config(), "num_hidden_layers"]), json_values
+        st.sampled_from([*folders.reduced_config(), "num_hidden_layers", "scorer"]), json_values
     ),
     removed=st.sets(st.sampled_from([*folders.reduced_config()]), max_size=2),
     stride=st.none() | st.integers(-1, 70),
