@@ -10,7 +10,7 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 def _create_model(wrapped: Any, loader: Any, args: Any, kwargs: Any) -> Any:
     from vllm_lmtp.checkpoint import HEAD_TYPE
-    from vllm_lmtp.tensors import HEADS_PREFIX
+    from vllm_lmtp.tensors import OUR_PREFIXES
 
     model = wrapped(*args, **kwargs)
     model_config = kwargs.get("model_config") or args[1]
@@ -18,7 +18,7 @@ def _create_model(wrapped: Any, loader: Any, args: Any, kwargs: Any) -> Any:
         load_weights = model.load_weights
 
         def without_heads(weights: Iterable[tuple[str, Any]], *more: Any, **options: Any) -> Any:
-            backbone = ((n, w) for n, w in weights if not n.startswith(HEADS_PREFIX))
+            backbone = ((n, w) for n, w in weights if not n.startswith(OUR_PREFIXES))
             return load_weights(backbone, *more, **options)
 
         model.load_weights = without_heads
@@ -27,7 +27,8 @@ def _create_model(wrapped: Any, loader: Any, args: Any, kwargs: Any) -> Any:
 
 PATCH = Patch(
     name="load_weights",
-    why="vLLM's models refuse tensors they do not know, and stage-1 files hold heads.* too.",
+    why="vLLM's models refuse tensors they do not know, and stage-1 files hold heads.* too, and "
+    "scorer.*.",
     bindings=(
         Binding(
             "vllm.model_executor.model_loader.base_loader",

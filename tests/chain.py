@@ -42,6 +42,10 @@ class Chain:
             tokens.append(self.successor[tokens[-1]])
         return tokens
 
+    def drafted(self, head: int, row_token: int, previous: int) -> int:
+        """What a head drafts that reads the row of `row_token`, to follow `previous`."""
+        return self.heads[head][row_token]
+
 
 def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) -> Chain:
     """A random cycle, and heads of which a fraction `wrong` of the entries are permuted."""
@@ -77,7 +81,7 @@ def served(chain: Chain, vocabulary: Sequence[int]) -> Chain:
     embed = embeddings()
     heads = []
     for head in chain.heads:
-        votes = embed @ _rows(embed * VOTE, head)[list(vocabulary)].T
+        votes = embed @ rows_that_vote(embed * VOTE, head)[list(vocabulary)].T
         heads.append(tuple(vocabulary[i] for i in votes.argmax(dim=-1).tolist()))
     return replace(chain, heads=tuple(heads))
 
@@ -102,7 +106,7 @@ def save_chain(
         tensors |= {
             "model.embed_tokens.weight": embed,
             "model.norm.weight": torch.ones(HIDDEN),
-            "lm_head.weight": _rows(target_votes(), chain.successor),
+            "lm_head.weight": rows_that_vote(target_votes(), chain.successor),
         }
         shapes = {
             "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
@@ -126,7 +130,7 @@ def save_chain(
             prefix = f"heads.heads.{i}"
             tensors[f"{prefix}.resblock.0.l_proj.weight"] = torch.zeros(HIDDEN, HIDDEN)
             tensors[f"{prefix}.resblock.0.l_proj.bias"] = torch.zeros(HIDDEN)
-            output = _rows(embed * VOTE, head)
+            output = rows_that_vote(embed * VOTE, head)
             if vocabulary is not None:
                 output = output[list(vocabulary)].contiguous()
             if int8:
@@ -181,7 +185,7 @@ def target_votes() -> torch.Tensor:
     return embeddings() * VOTE + 0.01 * torch.randn(VOCAB, HIDDEN, generator=generator)
 
 
-def _rows(votes: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
+def rows_that_vote(votes: torch.Tensor, mapping: tuple[int, ...]) -> torch.Tensor:
     """The matrix whose row mapping[x] is votes[x], so that reading x votes for mapping[x]."""
     matrix = torch.empty_like(votes)
     matrix[torch.tensor(mapping)] = votes
@@ -260,7 +264,8 @@ def simulate(
         for place in range(wanted):
             head, inner = divmod(place, chain.stride)
             lag = min(chain.stride - 1 - inner, known - 1)
-            if chain.heads[head][tokens[last - lag]] != truth[place]:
+            previous = truth[place - 1] if place else tokens[-1]  # all before it were right
+            if chain.drafted(head, tokens[last - lag], previous) != truth[place]:
                 break
             accepted += 1
         if wanted > 0:

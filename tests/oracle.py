@@ -41,6 +41,9 @@ class Oracle:
         tensors = {name: t.float() for name, t in tensors.items()}
         for name in [n for n in tensors if n.endswith("lm_head.scale")]:
             tensors[name.replace("scale", "weight")] *= tensors.pop(name)[:, None]
+        for name in [n for n in tensors if n.endswith("_scale")]:
+            tensors[name.removesuffix("_scale")] *= tensors.pop(name)[..., None]
+        self._scorer_tables(raw, tensors)
         if self.target is None:
             self.model = self._stage1_backbone(tensors)
         else:
@@ -60,7 +63,7 @@ class Oracle:
     def _stage1_backbone(self, tensors: dict[str, torch.Tensor]) -> Any:
         config = AutoConfig.from_pretrained(self.folder)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        backbone = {n: t for n, t in tensors.items() if not n.startswith("heads.")}
+        backbone = {n: t for n, t in tensors.items() if not n.startswith(("heads.", "scorer."))}
         loaded = model.load_state_dict(backbone, strict=False)
         assert not loaded.unexpected_keys
         assert set(loaded.missing_keys) <= {"lm_head.weight"}
@@ -85,7 +88,7 @@ class Oracle:
         )[0]
         truth = generated.tolist()
         states = self.model.model(generated[None]).last_hidden_state[0]
-        predicted = [self._predict(head, states) for head in self.heads]
+        logits = [self._logits(head, states) for head in self.heads]
 
         stop = len(prompt) + max_tokens
         if self.eos in truth[len(prompt) : stop]:
@@ -94,7 +97,7 @@ class Oracle:
         length = len(prompt) + 1
         while length < stop:
             newest = length - 2  # the last position whose hidden state is final
-            accepted = 0
+            accepted, previous = 0, truth[length - 1]
             counters.num_drafts += 1
             counters.cold += newest + 1 < self.stride
             for place in range(num_drafts):
@@ -102,15 +105,44 @@ class Oracle:
                 offset = place + 2
                 head = math.ceil((offset - 1) / self.stride)
                 lag = min(self.stride * head + 1 - offset, newest)
-                right = predicted[head - 1][newest - lag] == truth[newest + offset]
+                previous = self._draft(head - 1, logits[head - 1][newest - lag], previous)
+                right = previous == truth[newest + offset]
                 if right and accepted == place:
                     accepted += 1
                     counters.accepted_per_pos[place] += 1
             length += accepted + 1
         return truth[len(prompt) : stop], counters
 
-    def _predict(self, head: list[torch.Tensor], states: torch.Tensor) -> list[int]:
+    def _scorer_tables(self, raw: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """What each preceding token adds to each token that can be drafted, by head: [n, V, D]."""
+        self.added = None
+        if "scorer" not in raw:
+            return
+        size = len(tensors["heads.heads.0.lm_head.weight"])
+        drafted = self.draft_ids or list(range(size))
+        rows = [drafted.index(t) if t in drafted else size for t in range(raw["vocab_size"])]
+        if raw["scorer"]["kind"] == "markov":
+            embed, output = tensors["scorer.markov.embed"], tensors["scorer.markov.output"]
+            outputs = output if output.dim() == 3 else output[None]
+            self.added = torch.stack([(embed @ matrix.T)[rows] for matrix in outputs])
+            return
+        ids, ratios = tensors["scorer.table.ids"].int(), tensors["scorer.table.ratios"]
+        table = torch.zeros(len(ids), size)
+        for row, (successors, values) in enumerate(zip(ids, ratios, strict=True)):
+            for successor, value in zip(successors.tolist(), values.tolist(), strict=True):
+                if successor >= 0:
+                    table[row, successor] = raw["scorer"]["weight"] * value
+        self.added = (table if len(table) == raw["vocab_size"] else table[rows])[None]
+
+    def _draft(self, head: int, votes: torch.Tensor, previous: int) -> int:
+        """The token that a head (from 0) drafts after `previous`; votes: its logits [D]."""
+        if self.added is not None:
+            votes = votes + self.added[min(head, len(self.added) - 1), previous]
+        best = int(votes.argmax())
+        return best if self.draft_ids is None else self.draft_ids[best]
+
+    @staticmethod
+    def _logits(head: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
         weight, bias, output = head
         hidden = states + torch.nn.functional.silu(states @ weight.T + bias)
-        best = (hidden @ output.T).argmax(dim=-1).tolist()
-        return best if self.draft_ids is None else [self.draft_ids[j] for j in best]
+        return hidden @ output.T

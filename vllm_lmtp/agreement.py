@@ -8,7 +8,7 @@ the agreement peaks shows k. Plain torch, no vLLM: the rows may come from anywhe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,13 +141,39 @@ def head_top_tokens(checkpoint: HeadsCheckpoint, head: int, rows: torch.Tensor) 
     Returns:
         [N] int64 ids of the target.
     """
+    top = [logits.argmax(dim=-1) for logits in _logits(checkpoint, head, rows)]
+    return _target_ids(checkpoint, torch.cat(top))
+
+
+def head_best_tokens(
+    checkpoint: HeadsCheckpoint, head: int, rows: torch.Tensor, count: int
+) -> torch.Tensor:
+    """The `count` best tokens of one head on each row, computed as in `head_top_tokens`.
+
+    Returns:
+        [N, count] int64 ids of the target, best first; fewer columns where the head knows fewer.
+        The smaller of two equals comes first, though which of several equals are the last that
+        still count is left open.
+    """
+    count = min(count, checkpoint.output_rows)
+    best = []
+    for logits in _logits(checkpoint, head, rows):
+        ids = logits.topk(count).indices.sort(dim=-1).values
+        order = logits.gather(1, ids).argsort(dim=-1, descending=True, stable=True)
+        best.append(ids.gather(1, order))
+    return _target_ids(checkpoint, torch.cat(best))
+
+
+def _logits(checkpoint: HeadsCheckpoint, head: int, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The logits [.., D or V] of one head on CHUNK rows after another."""
     weight, bias = (block_tensor(checkpoint, head, kind).to(rows) for kind in ("weight", "bias"))
     output = output_matrix(checkpoint, head, rows.dtype).to(rows)
-    top = []
     for x in torch.split(rows, CHUNK):
         for _ in range(checkpoint.num_layers):
             x = x + torch.nn.functional.silu(torch.nn.functional.linear(x, weight, bias))
-        top.append((x @ output.T).argmax(dim=-1))
+        yield x @ output.T
+
+
+def _target_ids(checkpoint: HeadsCheckpoint, ids: torch.Tensor) -> torch.Tensor:
     vocabulary = draft_vocabulary(checkpoint)
-    ids = torch.cat(top)
     return ids if vocabulary is None else vocabulary.to(ids.device)[ids]

@@ -2,8 +2,9 @@
 
 This is all of L-MTP that runs per step, shared by both of vLLM's runners: the history supplies the
 rows at lags k-1..0, each head reads its k rows in one product, and head after head yields k
-adjacent tokens, so the draft is contiguous from offset 2 on (arXiv 2505.17505, section 3). Knows
-nothing of vLLM; the heads may be any object with `top_tokens`.
+adjacent tokens, so the draft is contiguous from offset 2 on (arXiv 2505.17505, section 3). With a
+scorer each place is filled in the light of the one before it, which costs a step a place but no
+further pass through a head. Knows nothing of vLLM; the heads may be any object with these methods.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.scorer import Scorer
 
 
 class Heads(Protocol):
@@ -21,6 +23,14 @@ class Heads(Protocol):
 
     def top_tokens(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
         """[N, H] rows -> [N, num_heads] int64, the top token of each of the first heads."""
+        ...
+
+    def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        """[N, H] rows -> [N, S], this rank's logits of one head."""
+        ...
+
+    def best_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        """[N, S] scores of this rank -> [N] int64, the best token over all ranks."""
         ...
 
 
@@ -31,10 +41,18 @@ class BackwardDecoder:
         schedule: heads and stride.
         heads: the loaded heads.
         history: tails of all request slots, of the same stride.
+        scorer: adds what the preceding token says; None for each place's own best token.
     """
 
-    def __init__(self, schedule: LeapSchedule, heads: Heads, history: History) -> None:
+    def __init__(
+        self,
+        schedule: LeapSchedule,
+        heads: Heads,
+        history: History,
+        scorer: Scorer | None = None,
+    ) -> None:
         self.schedule = schedule
+        self.scorer = scorer
         self.heads = heads
         self.history = history
 
@@ -46,6 +64,7 @@ class BackwardDecoder:
         start: torch.Tensor,
         slots: torch.Tensor,
         num_drafts: int,
+        sampled: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Advance the history by one step and draft the tokens that follow it.
 
@@ -53,6 +72,8 @@ class BackwardDecoder:
             hidden, first, kept, start, slots: as in `History.advance`.
             num_drafts: tokens wanted, 0..n*k. Heads beyond the last one needed are not computed;
                 with 0 only the history advances, so that drafting can resume at any step.
+            sampled: [R] int64, the token that the target has just sampled for each request, which
+                a scorer needs; any id where there is none, as in the middle of a prompt.
 
         Returns:
             [R, num_drafts] int64, offsets 2..num_drafts+1 in order.
@@ -62,7 +83,31 @@ class BackwardDecoder:
         num_reqs, stride, size = rows.states.shape
         if num_heads == 0:
             return torch.empty(num_reqs, 0, dtype=torch.int64, device=hidden.device)
+        if self.scorer is not None:
+            assert sampled is not None
+            return self._filled(self.scorer, rows.states, sampled, num_drafts)
         top = self.heads.top_tokens(rows.states.reshape(-1, size), num_heads)
         # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
         ordered = top.view(num_reqs, stride, num_heads).transpose(1, 2)
         return ordered.reshape(num_reqs, -1)[:, :num_drafts]
+
+    def _filled(
+        self, scorer: Scorer, states: torch.Tensor, sampled: torch.Tensor, num_drafts: int
+    ) -> torch.Tensor:
+        """The draft [R, num_drafts] int64, place after place.
+
+        A head's places come one after another, so the logits of one head at a time are kept.
+
+        Args:
+            states: [R, k, H], oldest first. sampled: [R].
+        """
+        num_reqs, stride, size = states.shape
+        previous, draft = sampled, list[torch.Tensor]()
+        for head in range(self.schedule.heads_needed(num_drafts)):
+            logits = self.heads.logits(states.reshape(-1, size), head)
+            by_lag = logits.reshape(num_reqs, stride, -1)
+            for inner in range(min(stride, num_drafts - len(draft))):
+                scores = scorer.add(by_lag[:, inner].float(), head, previous)
+                previous = self.heads.best_tokens(scores)
+                draft.append(previous)
+        return torch.stack(draft, dim=1)

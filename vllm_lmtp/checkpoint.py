@@ -22,10 +22,11 @@ from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals, refuse
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.scorer_tensors import SCORER_TENSORS, ScorerFacts, ScorerSizes, read_scorer
 from vllm_lmtp.tensors import (
     D2T,
-    HEADS_PREFIX,
     KNOWN_TENSORS,
+    OUR_PREFIXES,
     TensorInfo,
     head_of,
     is_known,
@@ -34,6 +35,7 @@ from vllm_lmtp.tensors import (
     output_sizes,
     unfit_tensors,
 )
+from vllm_lmtp.unmerged import refuse_adapter
 
 HEAD_TYPE = "lmtp"
 ARCHITECTURE = "LMTPModel"
@@ -55,7 +57,8 @@ class HeadsCheckpoint:
     path: the folder. schedule: number of heads and stride. num_layers: residual blocks a head
     applies, all with the same weights. hidden_size, vocab_size: the target's, H and V.
     draft_vocab_size: D, the tokens that the heads can draft; None where that is all of V.
-    tensors: every `heads.*` tensor by its name on disk. stage1: the folder holds a backbone too.
+    tensors: every `heads.*` and `scorer.*` tensor by its name on disk. stage1: the folder holds a
+    backbone too. scorer: what makes the places of a draft agree, if there is one.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class HeadsCheckpoint:
     tensors: Mapping[str, TensorInfo]
     stage1: bool
     draft_vocab_size: int | None = None
+    scorer: ScorerFacts | None = None
 
     @property
     def output_rows(self) -> int:
@@ -88,6 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         found, expected = "a file" if os.path.exists(folder) else "nothing there", "a folder"
         remedy = "check the path, or give a Hugging Face id that can be fetched"
         raise refuse(str(folder), "path", found=found, expected=expected, remedy=remedy)
+    refuse_adapter(folder)
     if not os.path.isfile(path):
         found, expected = "no such file", "the config.json that was saved beside the weights"
         remedy = "copy it from the folder that the training run wrote"
@@ -144,15 +149,21 @@ def read_checkpoint(folder: Path, stride: int | None = None) -> HeadsCheckpoint:
     n_heads = stated.integer("n_head", MAX_HEADS, default=min(len(heads_on_disk), MAX_HEADS) or 1)
     num_layers = stated.integer("head_num_layers", MAX_LAYERS, default=1)
     stride = stated.stride(stride)
-    sizes = output_sizes(tensors)
+    of_heads = {name: info for name, info in tensors.items() if is_known(name)}
+    sizes = output_sizes(of_heads)
     if tensors:
         faults += missing_tensors(folder, tensors, heads_on_disk, n_heads)
-        faults += unfit_tensors(tensors, num_layers, sizes)
+        faults += unfit_tensors(of_heads, num_layers, sizes)
     if sizes.rows:
         remedy = "restore config.json or the weights: they are of different models"
         expected = f"{sizes.hidden}, as in the head tensors"
         stated.check("hidden_size", sizes.hidden, expected, remedy)
     vocab_size, draft_vocab_size = stated.vocabulary(folder, D2T in tensors, sizes.rows)
+    scorer = None
+    if sizes.rows:
+        fitting = ScorerSizes(n_heads, sizes.rows, vocab_size)
+        scorer, found = read_scorer(folder / CONFIG_FILE, config, tensors, fitting)
+        faults += found
     raise_refusals(faults)
     return HeadsCheckpoint(
         folder,
@@ -163,6 +174,7 @@ def read_checkpoint(folder: Path, stride: int | None = None) -> HeadsCheckpoint:
         tensors,
         is_stage1_config(config),
         draft_vocab_size,
+        scorer,
     )
 
 
@@ -239,17 +251,18 @@ def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
     except LMTPError as error:
         faults += error.refusals
         return {}
-    found = [(n, info) for h in headers for n, info in h.items() if n.startswith(HEADS_PREFIX)]
+    found = [(n, info) for h in headers for n, info in h.items() if n.startswith(OUR_PREFIXES)]
     tensors: dict[str, TensorInfo] = {}
     for name, info in found:
         if name in tensors:
             copy = f"a second copy (the first is in {tensors[name].file.name})"
             remedy = "delete the stale shard, or save the checkpoint again"
             faults.append(Refusal(str(info.file), name, copy, "each tensor once", remedy))
-        elif not is_known(name):
+        elif not is_known(name) and name not in SCORER_TENSORS:
             unknown = "a tensor this version does not know"
             remedy = "convert the checkpoint, or remove the tensor if it is a leftover"
-            faults.append(Refusal(str(info.file), name, unknown, KNOWN_TENSORS, remedy))
+            expected = f"{KNOWN_TENSORS}, and {', '.join(SCORER_TENSORS)}"
+            faults.append(Refusal(str(info.file), name, unknown, expected, remedy))
         else:
             tensors[name] = info
     if not found:

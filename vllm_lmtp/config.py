@@ -113,6 +113,7 @@ def find_refusals(
                 f"ask for {most} or fewer, or leave it out for {most}",
             )
         )
+    faults += _scorer_faults(checkpoint, settings.options.get("lmtp_scorer", "auto"))
     for rule in UNSUPPORTED:
         value = settings.options.get(rule.field, rule.allowed[0])
         if value not in rule.allowed:
@@ -197,6 +198,17 @@ def _misfits(checkpoint: HeadsCheckpoint, target: Target) -> list[Refusal]:
             )
         )
     return faults
+
+
+def _scorer_faults(checkpoint: HeadsCheckpoint, wanted: Any) -> list[Refusal]:
+    """A kind of scorer that was asked for by name and is not there."""
+    found = None if checkpoint.scorer is None else checkpoint.scorer.kind
+    if wanted in ("auto", "none", found):
+        return []
+    remedy = "leave it out for what there is, or add one: vllm-lmtp scorer build, or training"
+    expected = f"{wanted!r}, as asked for by lmtp_scorer"
+    held = "no scorer" if found is None else f"a scorer of kind {found!r}"
+    return [Refusal(str(checkpoint.path), "scorer", held, expected, remedy)]
 
 
 def _runner_v1_faults(settings: EngineSettings) -> list[Refusal]:

@@ -12,6 +12,7 @@ from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.heads import LeapHeads
 from vllm_lmtp.history import History
 from vllm_lmtp.read import draft_vocabulary
+from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.weights import load_heads
 
@@ -47,16 +48,25 @@ def build_decoder(
             None if vocabulary is None else vocabulary.to(device),
         )
     load_heads(heads, checkpoint)
+    scorer = None
+    if speculative_config.lmtp_scorer != "none":
+        output = heads.output(0)
+        shard = output.shard_indices
+        start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
+        scorer = build_scorer(checkpoint, start, end, output.num_embeddings_per_partition, dtype)
+    if scorer is not None:
+        heads.add_module("scorer", scorer.to(device))
     history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
         "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads on this "
-        "rank, from %s",
+        "rank, scorer %s, from %s",
         __version__,
         schedule.n_heads,
         schedule.stride,
         speculative_config.num_speculative_tokens,
         heads.num_bytes / 1e6,
+        "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
         speculative_config.model,
     )
-    return BackwardDecoder(schedule, heads, history), heads
+    return BackwardDecoder(schedule, heads, history, scorer), heads

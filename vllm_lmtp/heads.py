@@ -83,21 +83,45 @@ class LeapHeads(nn.Module):
 
     def _top_rows(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
         """As `top_tokens`, but ids of the heads' own vocabulary."""
-        local = [self._local_top(rows, head) for head in range(num_heads)]
+        local = [self._local_top(self.logits(rows, head)) for head in range(num_heads)]
         values = torch.stack([value for value, _ in local], dim=-1)
         ids = torch.stack([index for _, index in local], dim=-1)
+        return self._best_of_ranks(values, ids)
+
+    def best_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        """The best token of each row of scores.
+
+        Args:
+            scores: [N, S], this rank's shard of the vocabulary with its padding.
+
+        Returns:
+            [N] int64 ids of the target, the same on every tensor-parallel rank.
+        """
+        value, index = self._local_top(scores)
+        best = self._best_of_ranks(value.unsqueeze(1), index.unsqueeze(1)).squeeze(1)
+        return best if self.target_ids is None else self.target_ids[best]
+
+    def _best_of_ranks(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Ids of the best values over all ranks.
+
+        Args:
+            values, ids: [N, C], the best of this rank's shard and their ids.
+
+        Returns:
+            [N, C] int64.
+        """
         tp_size = self.output(0).tp_size
         if tp_size == 1:
             return ids
         # float32 carries ids exactly below 2**24, and vLLM's CPU collectives know no int64.
         pairs = torch.stack([values.float(), ids.float()], dim=-1)
         gathered = tensor_model_parallel_all_gather(pairs.flatten(1), dim=-1)
-        by_rank = gathered.view(rows.shape[0], tp_size, num_heads, 2)
+        by_rank = gathered.view(len(values), tp_size, -1, 2)
         best = by_rank[..., 0].argmax(dim=1, keepdim=True)
         return by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
 
-    def _local_top(self, rows: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""
+    def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        """Logits [N, S] of one head on this rank's shard of the vocabulary; padding has -inf."""
         x = rows
         for _ in range(self.num_layers):
             x = x + nn.functional.silu(self.blocks[head](x))
@@ -106,5 +130,9 @@ class LeapHeads(nn.Module):
         shard = output.shard_indices
         if shard.num_org_vocab_padding > 0:
             logits[..., -shard.num_org_vocab_padding :] = float("-inf")
+        return logits
+
+    def _local_top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""
         value, index = logits.max(dim=-1)
-        return value, index + shard.org_vocab_start_index
+        return value, index + self.output(0).shard_indices.org_vocab_start_index

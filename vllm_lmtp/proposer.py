@@ -114,6 +114,8 @@ class LMTPProposer:
             common_attn_metadata.seq_lens[:num_reqs].long() - length,
             self._to_device(self._assign_slots(scheduler_output)),
             scheduler_output.num_spec_tokens_to_schedule,
+            # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
+            self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
         )
 
     def _assign_slots(self, scheduler_output: Any) -> list[int]:

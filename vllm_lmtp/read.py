@@ -34,8 +34,8 @@ def output_matrix(
 
 
 def dequantised(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """int8 [rows, columns] times its scales [rows], in float32."""
-    return weight.float() * scale.float().unsqueeze(1)
+    """int8 [..., columns] times its scales [...], one a row, in float32."""
+    return weight.float() * scale.float().unsqueeze(-1)
 
 
 def block_tensor(

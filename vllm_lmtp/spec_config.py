@@ -44,6 +44,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     model: stage-1 folder, heads-only folder or Hugging Face id; the target's own when left out.
     num_speculative_tokens: 1..n*k, n*k when left out.
     lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
+    lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here
@@ -53,6 +54,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
 
     method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
+    lmtp_scorer: Literal["auto", "none", "table", "markov"] = "auto"
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
@@ -140,7 +142,7 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
             continue
         field = ".".join(str(part) for part in fault["loc"]) or "value"
         if fault["type"] == "unexpected_keyword_argument":
-            known = "lmtp_stride or one of vLLM's speculative options"
+            known = "lmtp_stride, lmtp_scorer or one of vLLM's speculative options"
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")
             )

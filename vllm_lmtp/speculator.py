@@ -68,6 +68,7 @@ class LMTPSpeculator(DraftModelSpeculator):
         aux_hidden_states: Any,
         num_sampled: torch.Tensor,
         num_rejected: torch.Tensor,
+        last_sampled: torch.Tensor,
         *sampling_state: Any,
         dummy_run: bool = False,
         num_speculative_tokens: int | None = None,
@@ -78,6 +79,7 @@ class LMTPSpeculator(DraftModelSpeculator):
         Args:
             last_hidden_states: [T, H], final-norm hidden states.
             num_rejected: [R], rows at the end of each request that the target refused.
+            last_sampled: [max_num_reqs, 1] int64, by slot, the newest token of each request.
             num_speculative_tokens: drafts wanted this step, `None` for all.
 
         Returns:
@@ -102,5 +104,6 @@ class LMTPSpeculator(DraftModelSpeculator):
             input_batch.positions[first],
             slots,
             wanted,
+            last_sampled[input_batch.idx_mapping[:num_reqs].long()].view(num_reqs),
         )
         return self.draft_tokens[:num_reqs]

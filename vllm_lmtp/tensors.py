@@ -15,6 +15,8 @@ from pathlib import Path
 from vllm_lmtp.errors import Refusal
 
 HEADS_PREFIX = "heads."
+SCORER_PREFIX = "scorer."
+OUR_PREFIXES = (HEADS_PREFIX, SCORER_PREFIX)
 D2T = "heads.d2t"
 FLOAT_DTYPES = ("BF16", "F16", "F32")
 INT8 = "I8"
@@ -49,7 +51,7 @@ class Sizes:
 
 
 def is_known(name: str) -> bool:
-    """Whether a tensor of this name may stand in a folder of heads."""
+    """Whether this names a tensor of the heads."""
     return name == D2T or _TENSOR.fullmatch(name) is not None
 
 

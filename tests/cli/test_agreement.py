@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from vllm_lmtp.agreement import HeadAgreement, Passage, agreement, find_stride
+from tests.chain import draft_vocabulary, embeddings, make_chain, save_chain, served
+from vllm_lmtp.agreement import (
+    HeadAgreement,
+    Passage,
+    agreement,
+    find_stride,
+    head_top_tokens,
+)
+from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError
 
 
@@ -48,6 +58,15 @@ def test_rates_of_a_known_head() -> None:
     assert found.rates == (0.0, 0.0, 1.0, *[0.0] * 9)
     assert found.num_rows == 38 + 48  # the passage of 5 has no row with 12 tokens after it
     assert (found.peak, found.is_clear) == (3, True)
+
+
+def test_top_tokens_of_reduced_heads_are_the_targets(tmp_path: Path) -> None:
+    """int8 matrices are read as what they stand for, and draft tokens by the target's ids."""
+    chain, vocabulary = make_chain(2, 2), draft_vocabulary()
+    folder = save_chain(chain, tmp_path, "heads", vocabulary=vocabulary, int8=True)
+    checkpoint = read_checkpoint(folder)
+    for head, wanted in enumerate(served(chain, vocabulary).heads):
+        assert head_top_tokens(checkpoint, head, embeddings()).tolist() == list(wanted)
 
 
 def test_too_short_a_text_is_refused() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import HIDDEN, VOCAB, make_chain, save_chain
+from tests.chain import HIDDEN, VOCAB, draft_vocabulary, make_chain, save_chain
 from vllm_lmtp.cli import main
 
 HEAD_PARAMETERS = HIDDEN * HIDDEN + HIDDEN + VOCAB * HIDDEN
@@ -34,6 +34,9 @@ def test_heads_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "max_drafts": 6,
         "hidden_size": HIDDEN,
         "vocab_size": VOCAB,
+        "draft_vocab_size": None,
+        "int8_outputs": [],
+        "scorer": None,
         "dtypes": ["F32"],
         "heads": [{"head": i, "offset": 1 + 2 * (i + 1)} for i in range(3)],
         "drafts": [
@@ -75,6 +78,21 @@ def test_tied_embeddings_count_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     tied = _inspect(capsys, folder)["parameters"]["backbone"]  # type: ignore[index]
     assert untied - tied == VOCAB * HIDDEN
+
+
+def test_reduced_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chain = make_chain(2, 2)
+    folder = save_chain(chain, tmp_path / "r", "heads", vocabulary=draft_vocabulary(300), int8=True)
+    facts = _inspect(capsys, folder)
+    assert (facts["vocab_size"], facts["draft_vocab_size"]) == (VOCAB, 300)
+    assert facts["int8_outputs"] == [0, 1]
+    assert facts["dtypes"] == ["F32", "I64", "I8"]
+    one = HIDDEN * HIDDEN + HIDDEN + 300 * HIDDEN
+    assert facts["parameters"] == {"head": one, "heads": 2 * one, "backbone": None}
+    assert main(["inspect", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "of which the heads draft 300 tokens" in text
+    assert "int8 with one scale a row (heads: all)" in text
 
 
 def test_stride_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import scoring
 from tests.chain import (
     VOCAB,
     Chain,
@@ -187,6 +188,41 @@ def test_int8_heads_that_draft_a_part_of_the_vocabulary(host: EngineHost, tmp_pa
     counters = check(host, reduced, prompts_of(chain, [1, 5, 40, 41, 90]), 30, 6, 512)
     whole = [simulate(chain, p, 30, 6)[1] for p in prompts_of(chain, [1, 5, 40, 41, 90])]
     assert 0 < counters.accepted_per_pos[0] < sum(c.accepted_per_pos[0] for c in whole)
+
+
+SCORERS = {
+    "markov": (None, lambda chain, _: scoring.markov(chain)),
+    "markov, int8, one for each head": (
+        draft_vocabulary(),
+        lambda chain, tokens: scoring.markov(chain, tokens, per_head=True, int8=True),
+    ),
+    "table": (draft_vocabulary(), scoring.table),
+    "table of the draft vocabulary": (
+        draft_vocabulary(),
+        lambda chain, tokens: scoring.table(chain, tokens, by_target=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorers_fill_a_draft_from_left_to_right(
+    host: EngineHost, chain: Chain, tmp_path: Path, name: str
+) -> None:
+    """Each place is the best of head and scorer together, given the place before it."""
+    vocabulary, make = SCORERS[name]
+    folder = save_chain(chain, tmp_path / "scored", vocabulary=vocabulary)
+    scorer = make(chain, vocabulary)
+    scorer.add_to(folder)
+    host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
+    prompts = prompts_of(chain, [1, 5, 40, 41, 90])
+    counters = check(host, scoring.scored(chain, scorer), prompts, 30, 6, 512)
+    unscored = chain if vocabulary is None else served(chain, vocabulary)
+    alone = [simulate(unscored, prompt, 30, 6)[1] for prompt in prompts]
+    assert counters.num_drafts < sum(each.num_drafts for each in alone)
+    if name == "table":
+        spec = {"method": "lmtp", "lmtp_scorer": "none", "num_speculative_tokens": 5}
+        host.start(folder, speculative_config=spec)
+        check(host, unscored, prompts, 20, 5, 512)
 
 
 def test_int8_heads_beside_an_ordinary_target(

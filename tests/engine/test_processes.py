@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain, draft_vocabulary, save_chain, served
+from tests import scoring
+from tests.chain import Chain, draft_vocabulary, save_chain
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
 
@@ -31,11 +32,30 @@ def test_two_ranks_draft_as_one(
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
-        if split == "tensor_parallel_size":  # then they share the heads' own vocabulary, 201 : 200
-            vocabulary = draft_vocabulary()
-            reduced = save_chain(chain, tmp_path / "reduced", vocabulary=vocabulary, int8=True)
-            host.start(reduced, speculative_config="lmtp", **{split: 2}, max_num_batched_tokens=64)
-            check(host, served(chain, vocabulary), prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
+def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
+    runner: int, asynchronous: bool, chain: Chain, tmp_path: Path
+) -> None:
+    """Each rank scores its part of a vocabulary of 401; (value, id) pairs settle every place."""
+    vocabulary = draft_vocabulary()
+    term = scoring.markov(chain, vocabulary, per_head=True, int8=True)
+    table = scoring.table(chain, vocabulary)
+    host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
+    try:
+        for name, scorer in (("term", term), ("table", table)):
+            folder = save_chain(chain, tmp_path / name, vocabulary=vocabulary, int8=True)
+            host.start(
+                scorer.add_to(folder),
+                speculative_config="lmtp",
+                tensor_parallel_size=2,
+                max_num_batched_tokens=64,
+            )
+            scored = scoring.scored(chain, scorer)
+            check(host, scored, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
     finally:
         host.close()
 

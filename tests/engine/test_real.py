@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import vllm_lmtp
@@ -13,6 +16,8 @@ from tests.chain import Counters
 from tests.engine.client import EngineHost, counted
 from tests.oracle import Oracle
 from tests.reduced import reduce
+from tests.scoring import Scoring
+from vllm_lmtp.tools.successors import count_successors
 
 CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
 OPENINGS = [
@@ -138,3 +143,45 @@ def test_reduced_heads_draft_what_transformers_recomputes(
         expected += reduced.expect(prompt, GREEDY["max_tokens"])[1]
     assert counted(reply["counters"], 6, 2) == expected
     assert expected.accepted_per_pos[0] > 0
+
+
+def random_term(config: dict[str, Any]) -> Scoring:
+    """A Markov term of rank 16 that changes many a draft."""
+    generator = torch.Generator().manual_seed(6)
+    size = config["vocab_size"]
+    tensors = {
+        "scorer.markov.embed": torch.randn(size + 1, 16, generator=generator),
+        "scorer.markov.output": torch.randn(3, size, 16, generator=generator) / 4,
+    }
+    return Scoring({"kind": "markov"}, tensors)
+
+
+def counted_table(config: dict[str, Any], texts: list[list[int]]) -> Scoring:
+    """The successors in these texts."""
+    passages = (torch.tensor(tokens) for tokens in texts)
+    table = count_successors(passages, config["vocab_size"], None, 32, 5.0)
+    tensors = {"scorer.table.ids": table.ids, "scorer.table.ratios": table.ratios}
+    return Scoring({"kind": "table", "weight": 0.8}, tensors)
+
+
+@pytest.mark.parametrize("kind", ["markov", "table"])
+def test_scored_drafts_are_what_transformers_recomputes(
+    host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path, kind: str
+) -> None:
+    written = [oracle.expect(prompt, GREEDY["max_tokens"])[0] for prompt in prompts]
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    folder = Path(shutil.copytree(CHECKPOINT, tmp_path / kind))
+    scoring = random_term(config) if kind == "markov" else counted_table(config, written)
+    scored = Oracle(scoring.add_to(folder))
+    host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
+    reply = host.generate(prompts, GREEDY)
+    expected, unscored = Counters.zero(6), Counters.zero(6)
+    for prompt, tokens, (output,) in zip(prompts, written, reply["tokens"], strict=True):
+        assert output == tokens
+        expected += scored.expect(prompt, GREEDY["max_tokens"])[1]
+        unscored += oracle.expect(prompt, GREEDY["max_tokens"])[1]
+    assert counted(reply["counters"], 6, 2) == expected
+    if kind == "table":
+        assert sum(expected.accepted_per_pos) > sum(unscored.accepted_per_pos)
+    else:
+        assert expected.accepted_per_pos != unscored.accepted_per_pos

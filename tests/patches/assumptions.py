@@ -95,7 +95,7 @@ def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
 def runner_v2_hands_our_speculator_what_it_takes(vllm: Sources) -> None:
     theirs = vllm.parameters(f"{SPEC_DECODE}.speculator", "BaseSpeculator.propose")
     ours = OURS.parameters("vllm_lmtp.speculator", "LMTPSpeculator.propose")
-    by_position = ours.index("num_rejected") + 1
+    by_position = ours.index("last_sampled") + 1
     assert ours[:by_position] == theirs[:by_position]
     assert set(ours[by_position:]) <= set(theirs)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tools.models import tensors_of
+from tests.tools.models import tensors_of, write_tensors
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "l_proj"]
 FILE = "adapter_model.safetensors"
@@ -56,3 +57,21 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
         else:
             tensors[name] = value
     save_file(tensors, folder / FILE)
+
+
+def save_damaged(stage1: Path, folder: Path) -> tuple[Path, Path]:
+    """A stage-1 folder and an adapter whose merge is `stage1`, bit for bit, though neither is it.
+
+    `stage1` must hold zeros in every matrix that TARGETS names, as a chain does.
+    """
+    adapter = save_adapter(folder / "adapter", stage1, rank=4, alpha=8)
+    damaged = folder / "damaged"
+    shutil.copytree(stage1, damaged)
+    lora, tensors = load_file(adapter / FILE), tensors_of(stage1)
+    for name in lora:
+        if name.endswith(".lora_A.weight"):
+            b = lora[name.replace("lora_A", "lora_B")]
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            tensors[f"{module}.weight"] = -2.0 * (b @ lora[name])
+    write_tensors(damaged, tensors)
+    return damaged, adapter

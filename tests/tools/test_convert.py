@@ -10,6 +10,8 @@ import torch
 
 from tests.chain import VOCAB as CHAIN_VOCAB
 from tests.chain import make_chain, save_chain
+from tests.reduced import reduce
+from tests.tools.medusa import save_medusa
 from tests.tools.models import (
     EMBEDDED,
     assert_same_tensors,
@@ -29,12 +31,14 @@ from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.tools.backbone import Backbone
 
 
-@pytest.mark.parametrize("kind", ["untied, sharded", "tied", "chain", "embedded"])
+@pytest.mark.parametrize("kind", ["untied, sharded", "tied", "chain", "reduced", "embedded"])
 def test_round_trips_are_bit_equal(kind: str, tmp_path: Path) -> None:
     if kind == "embedded":
         stage1 = EMBEDDED
     elif kind == "chain":
         stage1 = save_chain(make_chain(3, 2), tmp_path / "stage1")
+    elif kind == "reduced":
+        stage1 = reduce(EMBEDDED, tmp_path / "stage1", keep=list(range(3, 900, 7)), int8=True)
     elif kind == "tied":
         model = random_model("qwen2", tied=True)
         stage1 = save_stage1(tmp_path / "stage1", model, dtype=torch.bfloat16)
@@ -51,6 +55,8 @@ def test_round_trips_are_bit_equal(kind: str, tmp_path: Path) -> None:
     assert (after.schedule, after.stage1) == (before.schedule, True)
     alone = read_checkpoint(heads)
     assert (alone.schedule, alone.stage1) == (before.schedule, False)
+    assert alone.draft_vocab_size == after.draft_vocab_size == before.draft_vocab_size
+    assert "draft_vocab_size" not in config_of(plain)
     succeed("convert", "--to", "heads", again, tmp_path / "heads2")
     assert_same_tensors(tmp_path / "heads2", heads)
 
@@ -126,31 +132,12 @@ def test_words_that_do_not_go_together(words: list[str]) -> None:
     assert stop.value.code == 2
 
 
-def _medusa(folder: Path, n_heads: int) -> Path:
-    """A stride-1 chain's heads as Medusa saves them."""
-    save_chain(make_chain(n_heads, 1, wrong=0), folder, "heads")
-    tensors = {}
-    for name, tensor in tensors_of(folder).items():
-        _, _, head, *rest = name.split(".")
-        block = {"weight": "0.linear.weight", "bias": "0.linear.bias"}
-        part = "1.weight" if rest[0] == "lm_head" else block[rest[-1]]
-        tensors[f"{head}.{part}"] = tensor
-    write_tensors(folder, tensors)
-    values = {
-        "medusa_num_heads": n_heads,
-        "medusa_num_layers": 1,
-        "base_model_name_or_path": "somebody/base",
-    }
-    (folder / "config.json").write_text(json.dumps(values))
-    return folder
-
-
 @pytest.mark.parametrize(("every", "heads"), [(None, 5), (2, 2), (3, 1)])
 def test_medusa_heads_predict_what_their_place_says(
     every: int | None, heads: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Measured: after the conversion each head agrees with its own offset and no other."""
-    medusa, out = _medusa(tmp_path / "medusa", 5), tmp_path / "out"
+    medusa, out = save_medusa(make_chain(5, 1, wrong=0), tmp_path / "medusa"), tmp_path / "out"
     words = [] if every is None else ["--every", str(every)]
     succeed("convert", "--from-medusa", medusa, out, *words, "--json")
     stride = every or 1
@@ -167,7 +154,7 @@ def test_medusa_heads_predict_what_their_place_says(
 
 
 def test_medusa_weights_keep_their_bits(tmp_path: Path) -> None:
-    medusa = _medusa(tmp_path / "medusa", 4)
+    medusa = save_medusa(make_chain(4, 1, wrong=0), tmp_path / "medusa")
     succeed("convert", "--from-medusa", medusa, tmp_path / "out", "--every", "2")
     theirs, ours = tensors_of(medusa), tensors_of(tmp_path / "out")
     assert torch.equal(ours["heads.heads.0.lm_head.weight"], theirs["1.1.weight"])
@@ -179,7 +166,7 @@ def test_medusa_weights_keep_their_bits(tmp_path: Path) -> None:
 
 
 def test_bad_medusa_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    medusa, out = _medusa(tmp_path / "medusa", 2), tmp_path / "out"
+    medusa, out = save_medusa(make_chain(2, 1, wrong=0), tmp_path / "medusa"), tmp_path / "out"
     words = ("convert", "--from-medusa", medusa, out)
     assert fields(capfd, *words, "--every", "3") == {"medusa_num_heads"}
     change_config(medusa, medusa_num_layers=2)

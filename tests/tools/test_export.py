@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.chain import make_chain, save_chain
 from tests.tools.models import (
@@ -22,6 +22,8 @@ from tests.tools.models import (
     tensors_of,
     write_tensors,
 )
+from vllm_lmtp.training.config import HeadsConfig
+from vllm_lmtp.training.layout import round_to_bfloat16, write_stage1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -117,3 +119,30 @@ def test_other_dtypes_and_scalars_pass_through(tmp_path: Path) -> None:
     for name, tensor in more.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name].float(), tensor.float())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_stage_1_folder_without_its_heads_is_plain_transformers(
+    tied: bool, tmp_path: Path
+) -> None:
+    """What training saves: drop `heads.*` and any loader finds the backbone, whole and alone."""
+    model = random_model(tied=tied)
+    heads = model.heads
+    del model.heads
+    round_to_bfloat16(model)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    folder = tmp_path / "stage1"
+    folder.mkdir()
+    write_stage1(folder, model, heads, HeadsConfig(n_head=2, skip_token=2), tokenizer, "base")
+    tensors = tensors_of(folder)
+    kept = {name: t for name, t in tensors.items() if not name.startswith("heads.")}
+    assert len(tensors) - len(kept) == 2 * 3
+    write_tensors(folder, kept)
+    loaded, report = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    tokens = torch.arange(1, 33).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, model(tokens).logits)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.chain import make_chain, save_chain
-from tests.tools.adapters import FILE, TARGETS, change_tensors, save_adapter
+from tests.tools.adapters import FILE, TARGETS, change_tensors, save_adapter, save_damaged
 from tests.tools.models import (
     assert_same_tensors,
     change_config,
@@ -23,7 +23,6 @@ from tests.tools.models import (
     save_stage1,
     succeed,
     tensors_of,
-    write_tensors,
 )
 from vllm_lmtp.checkpoint import read_checkpoint
 
@@ -89,15 +88,7 @@ def test_equal_to_the_formula(
 def test_a_merged_chain_is_the_chain(tmp_path: Path) -> None:
     """A chain that is damaged by just what the adapter adds is whole again, bit for bit."""
     chain = save_chain(make_chain(2, 2), tmp_path / "chain")
-    damaged = save_chain(make_chain(2, 2), tmp_path / "damaged")
-    adapter = save_adapter(tmp_path / "adapter", chain, rank=4, alpha=8)
-    lora, tensors = load_file(adapter / FILE), tensors_of(chain)
-    for name in lora:
-        if name.endswith(".lora_A.weight"):
-            b = lora[name.replace("lora_A", "lora_B")]
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            tensors[f"{module}.weight"] = -2.0 * (b @ lora[name])
-    write_tensors(damaged, tensors)
+    damaged, adapter = save_damaged(chain, tmp_path)
     assert not torch.equal(logits_of(damaged), logits_of(chain))
     succeed("merge", damaged, adapter, tmp_path / "merged")
     assert_same_tensors(tmp_path / "merged", chain)

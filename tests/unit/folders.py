@@ -55,6 +55,39 @@ def heads(
     return tensors
 
 
+def reduced(
+    n_heads: int = 2, drafted: int = 4, hidden: int = HIDDEN, vocab: int = VOCAB
+) -> dict[str, torch.Tensor]:
+    """int8 heads that draft every token but the first `vocab - drafted`."""
+    generator = torch.Generator().manual_seed(2)
+    tensors = heads(n_heads, 1, hidden, drafted)
+    for head in range(n_heads):
+        weight = torch.randint(-127, 128, (drafted, hidden), generator=generator)
+        tensors[f"heads.heads.{head}.lm_head.weight"] = weight.to(torch.int8)
+        scale = 0.01 + torch.rand(drafted, generator=generator) / 100
+        tensors[f"heads.heads.{head}.lm_head.scale"] = scale
+    return tensors | {"heads.d2t": torch.full((drafted,), vocab - drafted)}
+
+
+def reduced_config(drafted: int = 4, **changes: Any) -> dict[str, Any]:
+    """The config.json of `reduced` heads."""
+    return config(**{"draft_vocab_size": drafted} | changes)
+
+
+def scorer(kind: str, rows: int = VOCAB, size: int = 2) -> dict[str, torch.Tensor]:
+    """A scorer's tensors for heads that draft `rows` tokens: rank or successors `size`."""
+    if kind == "table":
+        ids = torch.arange(size, dtype=torch.int32).repeat(rows + 1, 1)
+        return {
+            "scorer.table.ids": ids,
+            "scorer.table.ratios": torch.ones(rows + 1, size, dtype=torch.float16),
+        }
+    return {
+        "scorer.markov.embed": torch.ones(rows + 1, size),
+        "scorer.markov.output": torch.ones(rows, size),
+    }
+
+
 def backbone() -> dict[str, torch.Tensor]:
     """What a stage-1 folder holds beside the heads, tied output matrix written twice."""
     embed = torch.ones(VOCAB, HIDDEN)

@@ -239,7 +239,7 @@ def test_heads_of_no_size_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.int8, torch.int64, torch.bool, torch.float64, torch.float8_e4m3fn]
+    "dtype", [torch.uint8, torch.int64, torch.bool, torch.float64, torch.float8_e4m3fn]
 )
 def test_wrong_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = folders.heads()
@@ -248,7 +248,87 @@ def test_wrong_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     refusal = only_refusal(folders.write(tmp_path, tensors))
     assert refusal.field == name
     assert refusal.found.startswith("dtype ")
-    assert refusal.expected == "BF16 or F16 or F32"
+    assert refusal.expected == "BF16 or F16 or F32 or I8"
+
+
+# --- int8 output matrices and a draft vocabulary --------------------------------------------------
+
+SCALE = "heads.heads.1.lm_head.scale"
+
+
+def test_int8_without_scales(tmp_path: Path) -> None:
+    tensors = folders.reduced()
+    del tensors[SCALE]
+    refusal = only_refusal(folders.write(tmp_path, tensors, folders.reduced_config()))
+    assert (refusal.where, refusal.field, refusal.found) == (str(tmp_path), SCALE, "no such tensor")
+
+
+def test_scales_beside_a_float_matrix(tmp_path: Path) -> None:
+    tensors = folders.heads() | {SCALE: torch.ones(folders.VOCAB)}
+    refusal = only_refusal(folders.write(tmp_path, tensors))
+    assert (refusal.where, refusal.field) == (str(tmp_path / folders.WEIGHTS), SCALE)
+    assert refusal.found == "scales beside a weight of dtype BF16"
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 1), (), (6,), (0,)])
+@pytest.mark.parametrize("name", [SCALE, "heads.d2t"])
+def test_wrong_shape_of_scales_or_map(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    tensors = folders.reduced()
+    tensors[name] = torch.ones(shape, dtype=tensors[name].dtype)
+    refusal = only_refusal(folders.write(tmp_path, tensors, folders.reduced_config()))
+    assert (refusal.where, refusal.field) == (str(tmp_path / folders.WEIGHTS), name)
+    assert (refusal.found, refusal.expected) == (f"shape {list(shape)}", "shape [4]")
+
+
+@pytest.mark.parametrize("name", [SCALE, "heads.d2t"])
+def test_wrong_dtype_of_scales_or_map(tmp_path: Path, name: str) -> None:
+    tensors = folders.reduced()
+    tensors[name] = tensors[name].to(torch.int32)
+    refusal = only_refusal(folders.write(tmp_path, tensors, folders.reduced_config()))
+    assert (refusal.field, refusal.found) == (name, "dtype I32")
+
+
+def test_heads_that_draft_from_different_vocabularies(tmp_path: Path) -> None:
+    name = "heads.heads.1.lm_head.weight"
+    tensors = folders.reduced() | {name: torch.zeros(folders.VOCAB, folders.HIDDEN)}
+    del tensors[SCALE]
+    refusal = only_refusal(folders.write(tmp_path, tensors, folders.reduced_config()))
+    assert (refusal.field, refusal.found, refusal.expected) == (
+        name,
+        "shape [6, 4]",
+        "shape [4, 4]",
+    )
+
+
+def test_draft_vocabulary_without_its_map(tmp_path: Path) -> None:
+    tensors = folders.reduced()
+    del tensors["heads.d2t"]
+    refusal = only_refusal(folders.write(tmp_path, tensors, folders.reduced_config()))
+    assert (refusal.where, refusal.field) == (str(tmp_path), "heads.d2t")
+
+
+@pytest.mark.parametrize("value", [5, 0, "4", None, 4.5])
+def test_other_draft_vocabulary_than_the_matrices(tmp_path: Path, value: object) -> None:
+    values = folders.reduced_config(draft_vocab_size=value)
+    refusal = only_refusal(folders.write(tmp_path, folders.reduced(), values))
+    assert (refusal.field, refusal.found) == ("draft_vocab_size", repr(value))
+    assert refusal.expected.startswith("4,")
+
+
+@pytest.mark.parametrize("value", [..., 3, 0, -6, "6", None, True, 2**24 + 1])
+def test_target_vocabulary_must_be_stated_beside_a_draft_vocabulary(
+    tmp_path: Path, value: object
+) -> None:
+    values = folders.reduced_config(vocab_size=value)
+    refusal = only_refusal(folders.write(tmp_path, folders.reduced(), values))
+    assert refusal.field == "vocab_size"
+    assert refusal.found == repr("no such key" if value is ... else value)
+
+
+def test_map_without_any_head(tmp_path: Path) -> None:
+    tensors = {"heads.d2t": torch.zeros(4, dtype=torch.int64)}
+    found = refusals(folders.write(tmp_path, tensors, folders.reduced_config(n_head=...)))
+    assert {r.field for r in found} == {"heads.heads.*", "heads.d2t"}
 
 
 # --- many at once ---------------------------------------------------------------------------------
@@ -257,7 +337,7 @@ def test_wrong_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     tensors = folders.heads()
     del tensors["heads.heads.0.resblock.0.l_proj.bias"]
-    tensors["heads.heads.1.lm_head.weight"] = torch.zeros(6, 4, dtype=torch.int8)
+    tensors["heads.heads.1.lm_head.weight"] = torch.zeros(6, 4, dtype=torch.uint8)
     tensors["heads.foo"] = torch.zeros(1)
     values = folders.config(skip_token=..., head_num_layers=0, vocab_size=7, head_type="medusa")
 

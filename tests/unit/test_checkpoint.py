@@ -134,6 +134,30 @@ def test_float_types(tmp_path: Path, dtype: torch.dtype) -> None:
     assert found.vocab_size == folders.VOCAB
 
 
+def test_int8_matrices_of_a_draft_vocabulary(tmp_path: Path) -> None:
+    found = read_checkpoint(
+        folders.write(tmp_path, folders.reduced(), folders.reduced_config(draft_vocab_size=...))
+    )
+    assert (found.vocab_size, found.draft_vocab_size, found.output_rows) == (6, 4, 4)
+    assert found.lm_head(0).dtype == "I8"
+    assert set(found.tensors) == set(folders.reduced())
+
+
+def test_draft_vocabulary_may_be_all_of_the_target(tmp_path: Path) -> None:
+    values = folders.reduced_config(folders.VOCAB)
+    found = read_checkpoint(folders.write(tmp_path, folders.reduced(drafted=folders.VOCAB), values))
+    assert (found.vocab_size, found.draft_vocab_size) == (folders.VOCAB, folders.VOCAB)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_int8_without_a_draft_vocabulary(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = folders.reduced(drafted=folders.VOCAB)
+    del tensors["heads.d2t"]
+    tensors = {n: t.to(dtype) if n.endswith("scale") else t for n, t in tensors.items()}
+    found = read_checkpoint(folders.write(tmp_path, tensors))
+    assert (found.draft_vocab_size, found.output_rows) == (None, folders.VOCAB)
+
+
 def test_largest_numbers(tmp_path: Path) -> None:
     values = folders.config(n_head=64, skip_token=64, head_num_layers=64)
     found = read_checkpoint(folders.write(tmp_path, folders.heads(64), values))

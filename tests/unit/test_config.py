@@ -12,6 +12,7 @@ from tests.unit import folders
 from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.config import MAX_VOCAB, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import Refusal
+from vllm_lmtp.scorer_tensors import ScorerFacts
 
 TARGET = Target("the-target", folders.HIDDEN, folders.VOCAB)
 SETTINGS = EngineSettings(
@@ -65,6 +66,22 @@ def test_heads_of_another_target(heads: HeadsCheckpoint, field: str, value: int)
     assert refusal.found == str(getattr(heads, field))
     assert refusal.expected == f"{value}, as the-target has"
     assert "the-target" in refusal.remedy
+
+
+@pytest.mark.parametrize("held", [None, "table", "markov"])
+@pytest.mark.parametrize("wanted", ["auto", "none", "table", "markov"])
+def test_a_scorer_asked_for_by_name_must_be_there(
+    heads: HeadsCheckpoint, held: str | None, wanted: str
+) -> None:
+    scored = replace(heads, scorer=None if held is None else ScorerFacts(held))
+    settings = with_option(lmtp_scorer=wanted)
+    if wanted in ("auto", "none", held):
+        assert find_refusals(scored, TARGET, settings) == []
+        return
+    refusal = only_refusal(scored, TARGET, settings)
+    assert (refusal.where, refusal.field) == (str(heads.path), "scorer")
+    assert wanted in refusal.expected
+    assert "no scorer" in refusal.found if held is None else held in refusal.found
 
 
 def test_vocabulary_that_float32_cannot_count(heads: HeadsCheckpoint) -> None:

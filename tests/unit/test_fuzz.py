@@ -19,9 +19,23 @@ from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.tensors import required_tensors
 
 pytestmark = pytest.mark.timeout(120)
-WEIGHTS = save(folders.heads())
-CONFIG = json.dumps(folders.config()).encode()
-HEADER_END = 8 + struct.unpack("<Q", WEIGHTS[:8])[0]
+WEIGHTS = {"plain": save(folders.heads()), "reduced": save(folders.reduced())} | {
+    kind: save(folders.heads() | folders.scorer(kind)) for kind in ("markov", "table")
+}
+CONFIGS = {"plain": folders.config(), "reduced": folders.reduced_config()} | {
+    "markov": folders.config(scorer={"kind": "markov"}),
+    "table": folders.config(scorer={"kind": "table", "weight": 0.8}),
+}
+FORMS = st.sampled_from(sorted(WEIGHTS))
+
+
+def config_bytes(form: str) -> bytes:
+    return json.dumps(CONFIGS[form]).encode()
+
+
+def header_end(form: str) -> int:
+    return 8 + int(struct.unpack("<Q", WEIGHTS[form][:8])[0])
+
 
 json_values = st.recursive(
     st.none()
@@ -66,47 +80,60 @@ def check(files: dict[str, bytes], stride: int | None = None) -> None:
     assert 1 <= found.num_layers <= 64
     for tensor in required_tensors(found.schedule.n_heads):
         shape = found.tensors[tensor].shape
-        assert set(shape) <= {found.hidden_size, found.vocab_size}
+        assert set(shape) <= {found.hidden_size, found.output_rows}
         assert 0 not in shape
+    assert 1 <= found.output_rows <= found.vocab_size
+    assert (found.draft_vocab_size is None) == ("heads.d2t" not in found.tensors)
+    assert (found.scorer is None) == (not any(n.startswith("scorer") for n in found.tensors))
+    for name, info in found.tensors.items():
+        if info.dtype == "I8" and name.startswith("heads"):
+            assert found.tensors[name.replace("weight", "scale")].shape == info.shape[:1]
 
 
-def test_the_folder_that_is_damaged_below_is_sound() -> None:
+@pytest.mark.parametrize("form", sorted(WEIGHTS))
+def test_the_folder_that_is_damaged_below_is_sound(form: str) -> None:
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / CONFIG_FILE).write_bytes(CONFIG)
-        (Path(name) / folders.WEIGHTS).write_bytes(WEIGHTS)
+        (Path(name) / CONFIG_FILE).write_bytes(config_bytes(form))
+        (Path(name) / folders.WEIGHTS).write_bytes(WEIGHTS[form])
         assert read_checkpoint(Path(name)).schedule.n_heads == 2
 
 
 @settings(max_examples=120, deadline=None)
 @given(
-    changes=st.dictionaries(st.sampled_from([*folders.config(), "num_hidden_layers"]), json_values),
-    removed=st.sets(st.sampled_from([*folders.config()]), max_size=2),
+    form=FORMS,
+    changes=st.dictionaries(
+        st.sampled_from([*folders.reduced_config(), "num_hidden_layers", "scorer"]), json_values
+    ),
+    removed=st.sets(st.sampled_from([*folders.reduced_config()]), max_size=2),
     stride=st.none() | st.integers(-1, 70),
 )
 def test_any_value_in_the_config(
-    changes: dict[str, Any], removed: set[str], stride: int | None
+    form: str, changes: dict[str, Any], removed: set[str], stride: int | None
 ) -> None:
-    values = {k: v for k, v in (folders.config() | changes).items() if k not in removed}
-    check({CONFIG_FILE: json.dumps(values).encode(), folders.WEIGHTS: WEIGHTS}, stride)
+    values = {k: v for k, v in (CONFIGS[form] | changes).items() if k not in removed}
+    check({CONFIG_FILE: json.dumps(values).encode(), folders.WEIGHTS: WEIGHTS[form]}, stride)
 
 
 @settings(max_examples=100, deadline=None)
-@given(changes=edits)
-def test_any_bytes_in_the_config(changes: list[tuple[str, float, bytes]]) -> None:
-    check({CONFIG_FILE: edit(CONFIG, changes), folders.WEIGHTS: WEIGHTS})
+@given(form=FORMS, changes=edits)
+def test_any_bytes_in_the_config(form: str, changes: list[tuple[str, float, bytes]]) -> None:
+    check({CONFIG_FILE: edit(config_bytes(form), changes), folders.WEIGHTS: WEIGHTS[form]})
 
 
 @settings(max_examples=200, deadline=None)
-@given(changes=edits, anywhere=st.booleans())
-def test_any_bytes_in_the_weights(changes: list[tuple[str, float, bytes]], anywhere: bool) -> None:
-    damaged = edit(WEIGHTS, changes, None if anywhere else HEADER_END)
-    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: damaged})
+@given(form=FORMS, changes=edits, anywhere=st.booleans())
+def test_any_bytes_in_the_weights(
+    form: str, changes: list[tuple[str, float, bytes]], anywhere: bool
+) -> None:
+    damaged = edit(WEIGHTS[form], changes, None if anywhere else header_end(form))
+    check({CONFIG_FILE: config_bytes(form), folders.WEIGHTS: damaged})
 
 
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_any_entry_in_the_header(data: st.DataObject) -> None:
-    header = json.loads(WEIGHTS[8:HEADER_END])
+    form = data.draw(FORMS)
+    header = json.loads(WEIGHTS[form][8 : header_end(form)])
     name = data.draw(st.sampled_from(sorted(header)))
     entry = header.pop(name)
     if data.draw(st.booleans()):
@@ -118,8 +145,10 @@ def test_any_entry_in_the_header(data: st.DataObject) -> None:
     text = json.dumps(header).encode()
     check(
         {
-            CONFIG_FILE: CONFIG,
-            folders.WEIGHTS: struct.pack("<Q", len(text)) + text + WEIGHTS[HEADER_END:],
+            CONFIG_FILE: config_bytes(form),
+            folders.WEIGHTS: struct.pack("<Q", len(text))
+            + text
+            + WEIGHTS[form][header_end(form) :],
         }
     )
 
@@ -128,11 +157,14 @@ def test_any_entry_in_the_header(data: st.DataObject) -> None:
 @given(index=json_values | st.fixed_dictionaries({"weight_map": json_values}))
 def test_any_index(index: object) -> None:
     content = json.dumps(index).encode()
-    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: WEIGHTS, INDEX_FILE: content})
+    check(
+        {CONFIG_FILE: config_bytes("plain"), folders.WEIGHTS: WEIGHTS["plain"]}
+        | {INDEX_FILE: content}
+    )
 
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=200), size=st.none() | st.integers(0, 2**64 - 1))
 def test_any_bytes_as_a_weight_file(content: bytes, size: int | None) -> None:
     length = b"" if size is None else struct.pack("<Q", size)
-    check({CONFIG_FILE: CONFIG, folders.WEIGHTS: length + content})
+    check({CONFIG_FILE: config_bytes("plain"), folders.WEIGHTS: length + content})

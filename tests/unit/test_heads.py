@@ -43,11 +43,17 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], layers: int = 1) -> Pat
 
 def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
     from vllm_lmtp.heads import LeapHeads
+    from vllm_lmtp.read import draft_vocabulary
     from vllm_lmtp.weights import load_heads
 
     found = read_checkpoint(folder)
     heads = LeapHeads(
-        found.schedule.n_heads, found.num_layers, found.hidden_size, found.vocab_size, dtype
+        found.schedule.n_heads,
+        found.num_layers,
+        found.hidden_size,
+        found.output_rows,
+        dtype,
+        draft_vocabulary(found),
     )
     for parameter in heads.parameters():  # so that whatever is not loaded shows
         parameter.data.fill_(float("nan"))
@@ -99,6 +105,59 @@ def test_top_tokens_in_bfloat16_are_best_up_to_rounding(
         exact = logits(tensors, head, rows, 1)
         lost = exact.amax(-1) - exact.gather(1, top[:, head : head + 1]).squeeze(1)
         assert float(lost.max()) < 0.02 * float(exact.abs().max())
+
+
+def save_reduced(folder: Path, drafted: int, ids: list[int]) -> tuple[Path, dict]:
+    """int8 heads that draft `ids`, and what they come to in floating point."""
+    tensors = folders.reduced(2, drafted, HIDDEN)
+    tensors["heads.d2t"] = torch.tensor([token - j for j, token in enumerate(ids)])
+    values = folders.reduced_config(drafted, hidden_size=HIDDEN, vocab_size=1000)
+    plain = dict(tensors)
+    for head in range(2):
+        name = f"heads.heads.{head}.lm_head"
+        scale = plain.pop(f"{name}.scale")
+        plain[f"{name}.weight"] = tensors[f"{name}.weight"].float() * scale.unsqueeze(1)
+    return folders.write(folder, tensors, values), plain
+
+
+def test_int8_heads_give_target_ids_of_their_draft_vocabulary(tmp_path: Path) -> None:
+    ids = [3 + 7 * j for j in range(97)]
+    folder, plain = save_reduced(tmp_path, 97, ids)
+    rows = random_rows(50, torch.float32)
+    top = load(folder, torch.float32).top_tokens(rows, 2)
+    for head in range(2):
+        best = logits(plain, head, rows, 1).argmax(-1).tolist()
+        assert top[:, head].tolist() == [ids[j] for j in best]
+
+
+@pytest.mark.parametrize("ids", [[5, 5], [5, 4], [998, 1000], [-1, 3], [0, 2**63 - 1]])
+def test_a_draft_vocabulary_out_of_order_or_range_is_refused(
+    tmp_path: Path, ids: list[int]
+) -> None:
+    folder, _ = save_reduced(tmp_path, 2, ids)
+    with pytest.raises(LMTPError) as caught:
+        load(folder, torch.float32)
+    (refusal,) = caught.value.refusals
+    assert refusal.field == "heads.d2t"
+    assert "strictly increasing" in refusal.expected
+
+
+def test_a_draft_vocabulary_that_overflows_is_refused(tmp_path: Path) -> None:
+    tensors = folders.reduced(2, 2, HIDDEN) | {"heads.d2t": torch.tensor([0, 2**63 - 1])}
+    values = folders.reduced_config(2, hidden_size=HIDDEN, vocab_size=1000)
+    with pytest.raises(LMTPError, match=r"heads\.d2t"):
+        load(folders.write(tmp_path, tensors, values), torch.float32)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    tensors = folders.reduced(2, 97, HIDDEN, 1000)
+    tensors["heads.heads.1.lm_head.scale"][5] = value
+    values = folders.reduced_config(97, hidden_size=HIDDEN, vocab_size=1000)
+    with pytest.raises(LMTPError) as caught:
+        load(folders.write(tmp_path, tensors, values), torch.bfloat16)
+    (refusal,) = caught.value.refusals
+    assert refusal.field == "heads.heads.1.lm_head.scale"
 
 
 def test_block_copies_may_be_left_out(tmp_path: Path) -> None:
@@ -217,6 +276,15 @@ def test_every_rank_finds_the_global_best(
 
     for got in top_tokens_on_ranks(save(tmp_path, tensors), rows, 2, tp_size):
         assert torch.equal(got, wanted)
+
+
+def test_ranks_share_a_draft_vocabulary(tmp_path: Path, top_tokens_on_ranks) -> None:
+    ids = [2 + 5 * j for j in range(130)]
+    folder, plain = save_reduced(tmp_path, 130, ids)
+    rows = random_rows(40, torch.float32)
+    best = torch.stack([logits(plain, i, rows, 1).argmax(-1) for i in range(2)], dim=-1)
+    for got in top_tokens_on_ranks(folder, rows, 2, 3):
+        assert torch.equal(got, torch.tensor(ids)[best])
 
 
 def test_ties_between_ranks_go_to_the_smaller_id(tmp_path: Path, top_tokens_on_ranks) -> None:

@@ -17,17 +17,32 @@ from vllm_lmtp.cli import (
     demo,
     distill,
     doctor,
+    evaluate,
     export,
     inspect,
     merge,
     patches,
+    scorer,
     train,
     version,
 )
 from vllm_lmtp.cli.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
-COMMANDS = (inspect, doctor, demo, distill, train, merge, export, convert, calibrate, patches)
+COMMANDS = (
+    inspect,
+    doctor,
+    demo,
+    evaluate,
+    distill,
+    train,
+    merge,
+    export,
+    convert,
+    calibrate,
+    scorer,
+    patches,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args = parser.parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else list(argv)  # for provenance
     if args.version:
         return version.run(args)
     if args.run is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
-from vllm_lmtp.leap import LeapSchedule, Source
+from vllm_lmtp.eval.places import by_place
+from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFTED
 
 
@@ -20,17 +20,12 @@ def summarise(schedule: LeapSchedule, run: Run) -> dict[str, Any]:
     counters = run.counters
     drafts, accepted = counters[DRAFTS], counters[ACCEPTED_TOKENS]
     steps = counters[ENGINE_STEPS]
-    places = [
-        {
-            "place": place,
-            "offset": place + 2,
-            "head": source.head,
-            "lag": source.lag,
-            "drafted": counters[DRAFTED, source.head, source.lag],
-            "accepted": counters[ACCEPTED, source.head, source.lag],
-        }
-        for place, source in enumerate(schedule.sources(schedule.max_drafts))
-    ]
+    sources = schedule.sources(schedule.max_drafts)
+    places = by_place(
+        schedule,
+        [counters[DRAFTED, source.head, source.lag] for source in sources],
+        [counters[ACCEPTED, source.head, source.lag] for source in sources],
+    )
     return {
         "drafts": drafts,
         "draft_tokens": counters[DRAFT_TOKENS],
@@ -39,28 +34,5 @@ def summarise(schedule: LeapSchedule, run: Run) -> dict[str, Any]:
         "tokens_per_step": run.num_tokens / steps if steps else None,
         "engine_steps": steps,
         "cold_drafts": counters[COLD],
-        "by_position": [_with_rate(place) for place in places],
-        "by_head": _grouped(schedule, places, "head", lambda source: source.head),
-        "by_lag": _grouped(schedule, places, "lag", lambda source: source.lag),
+        **places,
     }
-
-
-def _grouped(
-    schedule: LeapSchedule,
-    places: list[dict[str, int]],
-    name: str,
-    key: Callable[[Source], int],
-) -> list[dict[str, Any]]:
-    """The places added up by head or by lag."""
-    groups: dict[int, dict[str, int]] = {}
-    for place in places:
-        value = key(schedule.source(place["place"]))
-        group = groups.setdefault(value, {name: value, "drafted": 0, "accepted": 0})
-        group["drafted"] += place["drafted"]
-        group["accepted"] += place["accepted"]
-    return [_with_rate(groups[value]) for value in sorted(groups)]
-
-
-def _with_rate(counted: dict[str, int]) -> dict[str, Any]:
-    drafted = counted["drafted"]
-    return counted | {"rate": counted["accepted"] / drafted if drafted else None}

@@ -13,8 +13,8 @@ from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.cli.acceptance import summarise
 from vllm_lmtp.cli.engines import Engine, Run
 from vllm_lmtp.cli.output import print_progress
+from vllm_lmtp.cli.subject import Subject, chat_prompt, chat_tokenizer
 from vllm_lmtp.hub import resolve_folder
-from vllm_lmtp.tools.openings import OPENINGS
 from vllm_lmtp.tools.tokenizer import has_tokenizer
 
 # Longer than any prompt of ours; a large model's whole context would not fit a small cache.
@@ -22,9 +22,8 @@ ROOM_FOR_PROMPT = 128
 
 
 def compare(
-    model: str,
+    subject: Subject,
     *,
-    heads: str | None,
     stride: int | None,
     num_prompts: int,
     max_tokens: int,
@@ -40,27 +39,24 @@ def compare(
     Raises:
         LMTPError: the checkpoint cannot be served.
     """
-    checkpoint = read_checkpoint(resolve_folder(heads or model), stride)
-    readable = has_tokenizer(model)
-    prompts: list[Any] = list(OPENINGS[:num_prompts])
-    if not readable:
-        prompts = _random_prompts(num_prompts, checkpoint.vocab_size)
-    options = {
-        "dtype": dtype,
-        "max_num_seqs": num_prompts,
-        "max_model_len": _context(model, max_tokens),
-    }
-    speculative = {"method": "lmtp", "model": heads, "lmtp_stride": stride}
-    plain = _start("plain", Engine, model, None, readable, **options)
-    lmtp = _start(
-        "L-MTP",
-        Engine,
-        model,
-        {key: value for key, value in speculative.items() if value is not None},
-        readable,
-        **options,
+    model = subject.model
+    checkpoint = read_checkpoint(resolve_folder(subject.heads or model), stride)
+    asked: list[Any] = list(subject.prompts[:num_prompts])
+    if not has_tokenizer(model):
+        asked = _random_prompts(num_prompts, checkpoint.vocab_size)
+    prompts = asked
+    if subject.chat:
+        tokenizer = chat_tokenizer(model)
+        prompts = [chat_prompt(tokenizer, [{"role": "user", "content": text}]) for text in asked]
+    pair = Pair(
+        subject,
+        max_tokens,
+        temperature,
+        stride,
+        dtype=dtype,
+        max_num_seqs=num_prompts,
+        max_model_len=context(model, max_tokens + ROOM_FOR_PROMPT),
     )
-    pair = _Pair(plain, lmtp, max_tokens, temperature)
     print_progress("warming up ...")
     pair.generate(prompts)
     single: list[tuple[Run, Run]] = []
@@ -69,10 +65,9 @@ def compare(
         print_progress(f"round {number} of {rounds} ...")
         single.append(pair.generate_one_by_one(prompts))
         batch.append(pair.generate(prompts))
-    runner = 2 if lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
-    plain.close()
-    lmtp.close()
-    texts = [_compare_prompt(i, prompts[i], single[0], batch[0]) for i in range(num_prompts)]
+    runner = 2 if pair.lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
+    pair.close()
+    texts = [_compare_prompt(i, asked[i], single[0], batch[0]) for i in range(num_prompts)]
     return {
         "versions": {"vllm_lmtp": __version__, "vllm": _vllm_version(), "model_runner": runner},
         "model": model,
@@ -93,12 +88,39 @@ def compare(
     }
 
 
-class _Pair:
-    """Both engines, asked the same."""
+class Pair:
+    """A plain engine and one with leap heads on the same model, asked the same.
 
-    def __init__(self, plain: Engine, lmtp: Engine, max_tokens: int, temperature: float) -> None:
-        self.plain, self.lmtp = plain, lmtp
+    Args:
+        subject: the models.
+        max_tokens, temperature: of every answer.
+        stride: instead of the stated one.
+        options: further arguments of `vllm.LLM`.
+
+    Raises:
+        LMTPError: the checkpoint cannot be served.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        max_tokens: int,
+        temperature: float,
+        stride: int | None,
+        **options: Any,
+    ) -> None:
+        readable = has_tokenizer(subject.model)
+        spec = {"method": "lmtp", "model": subject.heads, "lmtp_stride": stride}
+        given = {key: value for key, value in spec.items() if value is not None}
+        self.plain = _start("plain", Engine, subject.model, None, readable, **options)
+        # The last one started, since only that one shows its counters.
+        self.lmtp = _start("L-MTP", Engine, subject.model, given, readable, **options)
         self.params = (max_tokens, temperature)
+
+    def close(self) -> None:
+        """Stop both engines."""
+        self.plain.close()
+        self.lmtp.close()
 
     def generate(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
         """All prompts at once, plain and then L-MTP."""
@@ -167,10 +189,10 @@ def _random_prompts(count: int, vocab_size: int) -> list[list[int]]:
     return [[rng.randrange(vocab_size) for _ in range(4)] for _ in range(count)]
 
 
-def _context(model: str, max_tokens: int) -> int:
+def context(model: str, wanted: int) -> int:
+    """A context of `wanted` tokens, or the model's own where that is shorter."""
     config = read_config(resolve_folder(model))
-    most = config.get("max_position_embeddings") or max_tokens + ROOM_FOR_PROMPT
-    return min(int(most), max_tokens + ROOM_FOR_PROMPT)
+    return min(int(config.get("max_position_embeddings") or wanted), wanted)
 
 
 def _vllm_version() -> str:

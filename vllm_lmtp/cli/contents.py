@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm_lmtp.checkpoint import INDEX_FILE, HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.hub import resolve_folder
-from vllm_lmtp.tensors import HEADS_PREFIX, INT8, required_tensors
+from vllm_lmtp.tensors import INT8, OUR_PREFIXES, required_tensors
 
 BF16_BYTES = 2
 
@@ -48,6 +48,7 @@ def describe(model: str, stride: int | None = None) -> dict[str, Any]:
         "int8_outputs": [
             head for head in range(schedule.n_heads) if checkpoint.lm_head(head).dtype == INT8
         ],
+        "scorer": None if checkpoint.scorer is None else checkpoint.scorer.kind,
         "dtypes": sorted({info.dtype for info in checkpoint.tensors.values()}),
         "heads": [
             {"head": head, "offset": schedule.offset_of_head(head)}
@@ -91,7 +92,7 @@ def _backbone_parameters(
         name: info["shape"]
         for header in headers.values()
         for name, info in header.items()
-        if not name.startswith(HEADS_PREFIX)
+        if not name.startswith(OUR_PREFIXES)
     }
     if config.get("tie_word_embeddings", False):
         shapes.pop("lm_head.weight", None)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
-from pathlib import Path
 
+from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
     add_json_flag,
     positive_argument,
@@ -14,9 +13,8 @@ from vllm_lmtp.cli.output import (
     stdout_to_stderr,
     stride_argument,
 )
-from vllm_lmtp.tools.openings import OPENINGS
+from vllm_lmtp.cli.subject import Subject, subject_of
 
-EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "tiny"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
@@ -26,73 +24,98 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo", help="compare plain decoding and L-MTP on this machine", description=__doc__
     )
     add = parser.add_argument
-    add("--model", metavar="PATH", help="stage-1 folder or id; the embedded one when left out")
+    add(
+        "--model",
+        metavar="PATH",
+        help="stage-1 folder or id; the embedded one when left out; smollm2: a chat model, fetched "
+        "once",
+    )
     add("--heads", metavar="PATH", help="heads-only folder or id, where --model has no heads")
     add("--stride", type=stride_argument, metavar="K", help="instead of the stated skip_token")
-    add(
-        "--prompts",
-        type=positive_argument,
-        default=len(OPENINGS),
-        metavar="N",
-        help=f"how many of the {len(OPENINGS)} prompts (default: all)",
-    )
-    add("--max-tokens", type=positive_argument, default=96, metavar="N", help="default: 96")
+    add("--chat", action="store_true", help="answer what you type, both ways, until Ctrl-D")
+    add("--prompts", type=positive_argument, metavar="N", help="how many prompts; default: all")
+    add("--max-tokens", type=positive_argument, metavar="N", help="default: 96; smollm2: 128")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add("--rounds", type=positive_argument, default=3, metavar="N", help="timed rounds; default: 3")
+    add(
+        "--rounds", type=positive_argument, metavar="N", help="timed rounds; default: 3; smollm2: 1"
+    )
     add(
         "--threads",
         type=positive_argument,
-        default=1,
         metavar="N",
-        help="CPU threads; default: 1, as the embedded model is too small to gain from more",
+        help="CPU threads; default: 1, as the embedded model is too small to gain from more; "
+        "smollm2: all",
     )
     add_json_flag(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo. Returns 1 when greedy float32 outputs differ, which must never happen.
 
     Raises:
-        LMTPError: the checkpoint cannot be served.
+        LMTPError: the checkpoint cannot be served, or fetched.
     """
-    model = args.model or str(EMBEDDED)
-    _prepare_environment(args.threads)
-    with stdout_to_stderr(), warnings.catch_warnings():
+    if args.chat and args.json:
+        args.parser.error("--chat is for people; leave --json out")
+    with stdout_to_stderr():
+        subject = subject_of(args.model, args.heads)
+    prepare_environment(args.threads or subject.threads)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        return _talk(args, subject) if args.chat else _compare(args, subject)
+
+
+def _compare(args: argparse.Namespace, subject: Subject) -> int:
+    with stdout_to_stderr():
         from vllm_lmtp.cli.compare import compare
 
         result = compare(
-            model,
-            heads=args.heads,
+            subject,
             stride=args.stride,
-            num_prompts=min(args.prompts, len(OPENINGS)),
-            max_tokens=args.max_tokens,
+            num_prompts=min(args.prompts or len(subject.prompts), len(subject.prompts)),
+            max_tokens=args.max_tokens or subject.max_tokens,
             temperature=args.temperature,
             dtype=args.dtype,
-            rounds=args.rounds,
+            rounds=args.rounds or subject.rounds,
         )
     if args.json:
         print_json(result)
     else:
         from vllm_lmtp.cli.demo_report import print_report
 
-        print_report(result)
+        print_report(result, subject.shown)
     return 1 if result["must_be_identical"] and not result["identical"] else 0
 
 
-def _prepare_environment(threads: int) -> None:
-    """Settle what vLLM reads from the environment, before it is imported."""
-    # Both engines live in this process, so that a start takes seconds and rounds can alternate.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name, value in {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        # vLLM warns dozens of times about two engines in one process; the report says what matters.
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
+def _talk(args: argparse.Namespace, subject: Subject) -> int:
+    max_tokens = args.max_tokens or subject.max_tokens
+    with stdout_to_stderr():
+        from vllm_lmtp.cli.chat import CONTEXT, chat
+        from vllm_lmtp.cli.compare import Pair, context
+        from vllm_lmtp.cli.engines import Run
+        from vllm_lmtp.cli.subject import chat_tokenizer
+
+        tokenizer = chat_tokenizer(subject.model)
+        length = context(subject.model, CONTEXT + max_tokens)
+        pair = Pair(
+            subject,
+            max_tokens,
+            args.temperature,
+            args.stride,
+            dtype=args.dtype,
+            max_num_seqs=1,
+            max_model_len=length,
+        )
+
+    def answers(prompt: list[int]) -> tuple[Run, Run]:
+        with stdout_to_stderr():
+            return pair.generate([prompt])
+
+    try:
+        chat(tokenizer, answers, length - max_tokens)
+    finally:
+        with stdout_to_stderr():
+            pair.close()
+    return 0

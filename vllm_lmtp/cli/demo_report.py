@@ -8,12 +8,11 @@ from typing import Any
 
 from vllm_lmtp.cli.output import print_table
 
-SHOWN = 3
 WIDTH = 48
 
 
-def print_report(result: Mapping[str, Any]) -> None:
-    """Print the whole comparison."""
+def print_report(result: Mapping[str, Any], shown: int) -> None:
+    """Print the whole comparison, with the first `shown` answers."""
     versions = result["versions"]
     print(
         f"{result['model']}: {result['n_heads']} head(s), stride {result['stride']}; vllm-lmtp "
@@ -21,7 +20,7 @@ def print_report(result: Mapping[str, Any]) -> None:
         f"Model Runner V{versions['model_runner']}"
     )
     print()
-    _print_texts(result)
+    _print_texts(result, shown)
     _print_acceptance(result["acceptance"])
     print_table(
         [
@@ -39,15 +38,15 @@ def print_report(result: Mapping[str, Any]) -> None:
     )
 
 
-def _print_texts(result: Mapping[str, Any]) -> None:
+def _print_texts(result: Mapping[str, Any], shown: int) -> None:
     prompts = result["prompts"]
     print_table(
         [
             (_wrap(p["prompt"]), _wrap(_shown(p["plain"])), _wrap(_shown(p["lmtp"])))
-            for p in prompts[:SHOWN]
+            for p in prompts[:shown]
         ],
         ("prompt", "plain", "L-MTP"),
-        f"What was written ({min(SHOWN, len(prompts))} of {len(prompts)})",
+        f"What was written ({min(shown, len(prompts))} of {len(prompts)})",
     )
     same = ["yes" if p["identical"] else "no" for p in prompts]
     print(f"identical: {' '.join(same)} ({same.count('yes')} of {len(same)})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,16 +18,42 @@ ACCEPTED_PER_PLACE = "vllm:spec_decode_num_accepted_tokens_per_pos"
 ENGINE_STEPS = "vllm:iteration_tokens_total"
 
 
+def prepare_environment(threads: int) -> None:
+    """Settle what vLLM reads from the environment, before it is imported."""
+    # Engines live in this process, so that a start takes seconds and rounds can alternate.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    for name, value in {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # vLLM warns dozens of times about two engines in one process; the report says what matters.
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The drafts of one request in order: how many tokens each had, and how many were accepted."""
+
+    drafted: tuple[int, ...]
+    accepted: tuple[int, ...]
+
+
 @dataclass
 class Run:
     """One or several calls of `Engine.generate`, added up.
 
-    tokens, texts: of each prompt. seconds: wall time. counters: what the engine counted meanwhile,
-    by metric name, or (name, place) or (name, head, lag).
+    tokens, texts: of each prompt. steps: of each prompt, where the engine was started with
+    `per_request_spec_decode_metrics="detailed"`. seconds: wall time. counters: what the engine
+    counted meanwhile, by metric name, or (name, place) or (name, head, lag).
     """
 
     tokens: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    steps: list[Steps] = field(default_factory=list)
     seconds: float = 0.0
     counters: Counter[Any] = field(default_factory=Counter)
 
@@ -39,6 +66,7 @@ class Run:
         """Append another run."""
         self.tokens += other.tokens
         self.texts += other.texts
+        self.steps += other.steps
         self.seconds += other.seconds
         self.counters += other.counters
 
@@ -66,6 +94,7 @@ class Engine:
         from vllm import LLM
 
         self.has_tokenizer = has_tokenizer
+        self._has_steps = options.get("per_request_spec_decode_metrics") == "detailed"
         self.llm: Any = LLM(
             model=model,
             speculative_config=speculative_config,
@@ -82,8 +111,13 @@ class Engine:
             **options,
         )
 
-    def generate(self, prompts: Sequence[Any], max_tokens: int, temperature: float) -> Run:
-        """Generate for all prompts at once; each is a text or a list of token ids."""
+    def generate(
+        self, prompts: Sequence[Any], max_tokens: int, temperature: float, first_seed: int = 0
+    ) -> Run:
+        """Generate for all prompts at once; each is a text or a list of token ids.
+
+        first_seed: of the first prompt; those after it count on.
+        """
         from vllm import SamplingParams
 
         inputs = [p if isinstance(p, str) else {"prompt_token_ids": p} for p in prompts]
@@ -94,7 +128,7 @@ class Engine:
                 seed=seed if temperature > 0 else None,
                 detokenize=self.has_tokenizer,
             )
-            for seed in range(len(prompts))
+            for seed in range(first_seed, first_seed + len(prompts))
         ]
         before = self._counters()
         start = time.perf_counter()
@@ -103,6 +137,7 @@ class Engine:
         return Run(
             [list(o.outputs[0].token_ids) for o in outputs],
             [o.outputs[0].text for o in outputs],
+            [_steps(o.outputs[0].spec_decode_metrics) for o in outputs if self._has_steps],
             seconds,
             self._counters() - before,
         )
@@ -126,3 +161,10 @@ class Engine:
             elif name == ENGINE_STEPS:
                 found[name] += metric.count
         return found
+
+
+def _steps(metrics: Any) -> Steps:
+    """vLLM's record of one request, which is missing where it never drafted."""
+    if metrics is None:
+        return Steps((), ())
+    return Steps(tuple(metrics.per_step_drafted), tuple(metrics.per_step_accepted))

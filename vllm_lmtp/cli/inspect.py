@@ -49,6 +49,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("hidden size", facts["hidden_size"]),
         ("vocabulary", _vocabulary(facts)),
         ("output matrices", _outputs(facts)),
+        ("scorer", facts["scorer"] or "none"),
         ("dtypes on disk", ", ".join(facts["dtypes"])),
         ("one head", f"{_megabytes(sizes['head'])} in bf16"),
         ("all heads", f"{_megabytes(sizes['heads'])} in bf16"),

@@ -105,7 +105,13 @@ class Backbone:
         """The rows of each text: by definition, the input of the output embeddings."""
         rows: list[torch.Tensor] = []
         head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][0]))
+
+        def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            """The logits themselves are not wanted, and all of them would be the costliest part."""
+            rows.append(inputs[0][0])
+            return (inputs[0][:, -1:],)
+
+        hook = head.register_forward_pre_hook(keep)
         try:
             for tokens in texts:
                 self.model(tokens.unsqueeze(0).to(self.model.device), use_cache=False)

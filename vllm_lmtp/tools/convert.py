@@ -95,7 +95,7 @@ def heads_config(checkpoint: HeadsCheckpoint, config: Mapping[str, Any]) -> dict
     )
     if checkpoint.draft_vocab_size is not None:
         values["draft_vocab_size"] = checkpoint.draft_vocab_size
-    kept = {key: config[key] for key in ("model_type", "model_name") if key in config}
+    kept = {key: config[key] for key in ("model_type", "model_name", "scorer") if key in config}
     return values | kept
 
 

@@ -20,6 +20,7 @@ HEAD_KEYS = (
     "head_num_layers",
     "model_name",
     "draft_vocab_size",
+    "scorer",
 )
 EMBEDDINGS, OUTPUT_MATRIX = "model.embed_tokens.weight", "lm_head.weight"
 

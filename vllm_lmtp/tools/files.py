@@ -18,7 +18,7 @@ from vllm_lmtp.checkpoint import (
 )
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
 from vllm_lmtp.hub import WANTED_FILES, resolve_folder
-from vllm_lmtp.tensors import HEADS_PREFIX, TensorInfo
+from vllm_lmtp.tensors import OUR_PREFIXES, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,12 +74,12 @@ class Weights:
         return Entry(info.dtype, info.shape, lambda: self.read(name))
 
     def heads(self) -> Iterator[str]:
-        """Names of the leap heads' tensors."""
-        return (name for name in self.tensors if name.startswith(HEADS_PREFIX))
+        """Names of the leap heads' tensors, and of their scorer's."""
+        return (name for name in self.tensors if name.startswith(OUR_PREFIXES))
 
     def backbone(self) -> Iterator[str]:
         """Names of all other tensors."""
-        return (name for name in self.tensors if not name.startswith(HEADS_PREFIX))
+        return (name for name in self.tensors if not name.startswith(OUR_PREFIXES))
 
 
 def fetch(model: str) -> Path:

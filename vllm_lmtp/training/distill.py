@@ -24,6 +24,7 @@ from vllm_lmtp.training.answers import keep_answers
 from vllm_lmtp.training.corpus import read_records, shard_paths
 from vllm_lmtp.training.distill_config import DistillRun, SelfWritten
 from vllm_lmtp.training.prompts import (
+    NOTHING,
     Prompt,
     encode,
     end_of_turn,
@@ -86,6 +87,7 @@ def _prompts_file(
     prompts: list[Prompt] = []
     for prompt_set in run.prompts:
         prompts += read_prompts(prompt_set, data, run.seed)
+    prompts += [Prompt("", NOTHING)] * run.from_nothing
     counts: dict[str, Any] = {}
     if run.self_written is not None:
         own, counts["self_written"] = _self_written(

@@ -77,7 +77,8 @@ class DistillRun:
     data set is its `dataset` folder. chat: whether prompts are a user's turn in the model's chat
     template, or are continued as they stand. max_prompt_tokens: longer prompts are dropped.
     min_answer_tokens: shorter answers are dropped. keep_unended: whether answers cut by
-    `max_tokens` are kept; heads can learn from them.
+    `max_tokens` are kept; heads can learn from them. from_nothing: how many texts begin with BOS
+    alone, for a model that writes without being asked.
     """
 
     run: str
@@ -91,6 +92,7 @@ class DistillRun:
     max_prompt_tokens: int = 512
     min_answer_tokens: int = 8
     keep_unended: bool = True
+    from_nothing: int = 0
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
@@ -99,8 +101,12 @@ class DistillRun:
             for n in ("max_prompt_tokens", "min_answer_tokens")
             if getattr(self, n) < 1
         }
-        if not self.prompts and self.self_written is None:
-            wrong["prompts"] = "at least one set of prompts, or self_written"
+        if self.from_nothing < 0:
+            wrong["from_nothing"] = "0 or more"
+        elif self.from_nothing and self.chat:
+            wrong["from_nothing"] = "0 where chat is true: every text answers a user"
+        if not self.prompts and self.self_written is None and not self.from_nothing:
+            wrong["prompts"] = "at least one set of prompts, or self_written, or from_nothing"
         if self.self_written is not None and not self.chat:
             wrong["self_written"] = "none where chat is false: there is no user's turn to continue"
         if self.answers.prompts is not None:

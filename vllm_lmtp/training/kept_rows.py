@@ -47,7 +47,7 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
     """Every answer of a distilled data set that has rows, in its order.
 
     Args:
-        end_token: what ended the answers that the model ended itself.
+        end_token: what ended an answer where the data set has no column that tells.
 
     Raises:
         LMTPError: no data set, or one without rows.
@@ -68,12 +68,15 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
         )
     bounds = {file.name.removesuffix(ROWS_SUFFIX): _bounds(file) for file in files}
     answers = []
-    for row in data.select_columns(list(needed)):
+    ending = ["end_token"] if "end_token" in data.column_names else []
+    for row in data.select_columns([*needed, *ending]):
         if row["shard"] not in bounds:
             continue
         ends = bounds[row["shard"]]
         begin, end = ends[row["number"]], ends[row["number"] + 1]
-        tokens = row["tokens"][row["prompt_tokens"] - 1 :] + [end_token] * row["ended"]
+        tokens = row["tokens"][row["prompt_tokens"] - 1 :]
+        if row["ended"]:
+            tokens.append(row.get("end_token", end_token))
         if len(tokens) != end - begin + 1:
             raise refuse(
                 str(folder),

@@ -17,6 +17,7 @@ from vllm_lmtp.training.distill_config import PromptSet, SelfWritten
 from vllm_lmtp.training.save import numbered_lines
 
 SELF_WRITTEN = "self-written"
+NOTHING = "nothing"
 # Stands for the user's words while a chat template is taken apart; no template contains it.
 _MARK = "\u0007user\u0007"
 
@@ -41,7 +42,7 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
     """
     file = None if data is None else data / f"{prompt_set.name}.jsonl"
     where = str(file) if file is not None and file.is_file() else prompt_set.dataset
-    rows = _file_rows(file) if file is not None and file.is_file() else _hub_rows(prompt_set, data)
+    rows = file_rows(file) if file is not None and file.is_file() else _hub_rows(prompt_set, data)
     texts = []
     for number, row in enumerate(rows, 1):
         try:
@@ -115,6 +116,8 @@ def written_prompts(records: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt],
 
 def encode(prompt: Prompt, tokenizer: Any, chat: bool) -> list[int]:
     """Token ids of a prompt, as a user's turn when `chat`, else as it stands."""
+    if not prompt.text:
+        return [tokenizer.bos_token_id]
     if not chat:
         return list(tokenizer.encode(prompt.text))
     turn = [{"role": "user", "content": prompt.text}]
@@ -146,7 +149,12 @@ def _around_user(tokenizer: Any, system: str) -> tuple[str, str]:
     return before, after
 
 
-def _file_rows(file: Path) -> Iterator[dict[str, Any]]:
+def file_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, one JSON object a line.
+
+    Raises:
+        LMTPError: a line is something else.
+    """
     for number, line in numbered_lines(file):
         try:
             row = json.loads(line)

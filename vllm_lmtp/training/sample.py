@@ -72,8 +72,9 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
     """Write the missing shards of `config` that are `worker`'s to `output`.
 
     A line holds "text" (stripped, without the prompt), "ended" (whether the model ended it),
-    "temperature", "tokens" (prompt and text as ids, without the end token), "prompt",
-    "prompt_tokens" (how many of the tokens are the prompt's) and "source".
+    "end_token" (with which token, or null), "temperature", "tokens" (prompt and text as ids,
+    without the end token), "prompt", "prompt_tokens" (how many of the tokens are the prompt's) and
+    "source".
 
     Raises:
         LMTPError: the prompts cannot be read, or the folder holds texts of other settings.
@@ -246,6 +247,7 @@ def _record(prompt: _Prompt, output: Any, temperature: float) -> dict[str, Any]:
     return {
         "text": output.text.strip(),
         "ended": ended,
+        "end_token": output.token_ids[-1] if ended else None,
         "temperature": temperature,
         "prompt": prompt.text,
         "source": prompt.source,

@@ -1,0 +1,94 @@
+"""`vllm-lmtp scorer build`: a successor table, counted on text, for heads as they are."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from vllm_lmtp.cli.output import add_json_flag, positive_argument, stdout_to_stderr
+from vllm_lmtp.cli.written import print_written
+
+SIZE, WEIGHT, PSEUDO_COUNTS = 64, 0.8, 5.0
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `scorer` and its only word, `build`."""
+    parser = subparsers.add_parser(
+        "scorer", help="count a successor table for heads", description=__doc__
+    )
+    words = parser.add_subparsers(title="words", metavar="WORD", required=True)
+    build = words.add_parser("build", help="count one and write it into a copy of the heads")
+    build.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
+    source = build.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, metavar="FILE", help="count on this text")
+    source.add_argument(
+        "--dataset", type=Path, metavar="DIR", help="count on the answers that distill wrote"
+    )
+    build.add_argument(
+        "--tokenizer", metavar="MODEL", help="with --text: of this model (default: CKPT's own)"
+    )
+    build.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    build.add_argument(
+        "--size",
+        type=positive_argument,
+        default=SIZE,
+        metavar="K",
+        help=f"successors kept for each token (default {SIZE})",
+    )
+    build.add_argument(
+        "--weight", type=_above_zero, default=WEIGHT, help=f"of the ratios (default {WEIGHT})"
+    )
+    build.add_argument(
+        "--pseudo-counts",
+        type=_above_zero,
+        default=PSEUDO_COUNTS,
+        metavar="A",
+        help=f"of the unigram, which tame rare pairs (default {PSEUDO_COUNTS:g})",
+    )
+    build.add_argument(
+        "--overwrite", action="store_true", help="replace DIR where it holds a model already"
+    )
+    add_json_flag(build)
+    build.set_defaults(run=run, parser=build)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the table.
+
+    Raises:
+        LMTPError: heads, text or dataset cannot be read, or the output cannot be written.
+    """
+    if args.tokenizer is not None and args.text is None:
+        args.parser.error("--tokenizer goes with --text")
+    with stdout_to_stderr():
+        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.tools.scorer import build_table, passages_of_dataset, passages_of_text
+
+        folder = fetch(args.checkpoint)
+        if args.text is None:
+            source, passages = args.dataset, passages_of_dataset(args.dataset)
+        else:
+            model = folder if args.tokenizer is None else fetch(args.tokenizer)
+            source, passages = args.text, passages_of_text(args.text, model)
+        written = build_table(
+            folder,
+            args.output,
+            passages,
+            size=args.size,
+            weight=args.weight,
+            pseudo_counts=args.pseudo_counts,
+            source=source.resolve().name,
+            overwrite=args.overwrite,
+        )
+    print_written(written, args.json)
+    return 0
+
+
+def _above_zero(word: str) -> float:
+    value = float(word)
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"{word} is not above 0")
+    return value

@@ -1,0 +1,132 @@
+"""The scorer: makes the places of a draft agree with each other.
+
+Each head guesses its token without knowing the one before it, yet a draft is worth only its
+unbroken prefix. With a scorer the places are filled left to right: what the preceding token says
+about the next is added to the head's logits before the best is taken, and the first preceding token
+is the one just sampled. Two kinds: a low-rank *Markov term*, trained, and a sparse *successor
+table*, counted (docs/scorer.md).
+
+Pure torch, static shapes, nothing read back. Under tensor parallelism a scorer adds to its rank's
+shard of the vocabulary only; the best of all shards is the heads' business.
+
+Notation: R requests, V target vocabulary, D the heads' vocabulary (V where they draft all of it),
+S rows of this rank's shard with its padding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Scorer(nn.Module):
+    """What backward decoding asks of a scorer."""
+
+    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+        """A head's logits and what the preceding token says about the next.
+
+        Args:
+            logits: [R, S] float32, this rank's shard; may be overwritten.
+            head: the head they come from.
+            previous: [R] int64 target tokens; ids outside 0..V-1 count as some token.
+
+        Returns:
+            [R, S] float32. Only differences within a row mean anything.
+        """
+        raise NotImplementedError
+
+
+class MarkovScorer(Scorer):
+    """Adds embed[u(p)] . output[x] for the preceding token p.
+
+    Args:
+        embed: [D + 1, r]; the last row is for tokens outside the heads' vocabulary.
+        output: [S, r], or [n, S, r] with one for each head; rows of padding are zero.
+        row_of_token: [V] int64, u(p) of every target token p.
+    """
+
+    embed: torch.Tensor
+    output: torch.Tensor
+    row_of_token: torch.Tensor
+
+    def __init__(
+        self, embed: torch.Tensor, output: torch.Tensor, row_of_token: torch.Tensor
+    ) -> None:
+        super().__init__()
+        for name, value in (("embed", embed), ("output", output), ("row_of_token", row_of_token)):
+            self.register_buffer(name, value, persistent=False)
+
+    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.add`."""
+        output = self.output if self.output.dim() == 2 else self.output[head]
+        read = self.embed[_look_up(self.row_of_token, previous)]
+        return logits + nn.functional.linear(read, output).float()
+
+
+class SuccessorTable(Scorer):
+    """Adds weight * ratio to the logits of the successors of the preceding token.
+
+    Args:
+        places: [rows, K] int32 in 0..S-1, where in this rank's shard each successor stands.
+        ratios: [rows, K] float16, 0 for successors of other shards and for padding.
+        row_of_token: [V] int64, the row of every target token.
+        weight: what the ratios count.
+    """
+
+    places: torch.Tensor
+    ratios: torch.Tensor
+    row_of_token: torch.Tensor
+
+    def __init__(
+        self,
+        places: torch.Tensor,
+        ratios: torch.Tensor,
+        row_of_token: torch.Tensor,
+        weight: float,
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        for name, value in (("places", places), ("ratios", ratios), ("row_of_token", row_of_token)):
+            self.register_buffer(name, value, persistent=False)
+
+    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.add`. The logits' log-sum-exp, the same for a whole row, is left out."""
+        row = _look_up(self.row_of_token, previous)
+        ratios = self.ratios[row].float() * self.weight
+        return logits.scatter_add_(1, self.places[row].long(), ratios)
+
+
+def rows_of_tokens(vocab_size: int, drafted: torch.Tensor | None) -> torch.Tensor:
+    """u(p) of every target token: its id in the heads' vocabulary, or D where it has none.
+
+    Args:
+        drafted: [D] int64 target ids of the heads' vocabulary; None where that is the target's.
+
+    Returns:
+        [V] int64.
+    """
+    if drafted is None:
+        return torch.arange(vocab_size)
+    rows = torch.full((vocab_size,), len(drafted))
+    rows[drafted] = torch.arange(len(drafted))
+    return rows
+
+
+def local_successors(
+    ids: torch.Tensor, ratios: torch.Tensor, start: int, end: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The part of a successor table that one rank adds, in the shapes of the whole.
+
+    Args:
+        ids: [rows, K] int32, -1 for padding. ratios: [rows, K] float16.
+        start, end: the rank's shard of the heads' vocabulary.
+
+    Returns:
+        `places` and `ratios` of `SuccessorTable`: what is not here adds nothing to place 0.
+    """
+    here = (ids >= start) & (ids < end)
+    return torch.where(here, ids - start, 0), torch.where(here, ratios, 0)
+
+
+def _look_up(row_of_token: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return row_of_token[tokens.clamp(0, len(row_of_token) - 1)]

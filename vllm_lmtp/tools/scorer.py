@@ -1,0 +1,159 @@
+"""Heads in, the same heads with a successor table out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.read import draft_vocabulary
+from vllm_lmtp.scorer_tensors import FIELD, TABLE, TABLE_IDS, TABLE_RATIOS
+from vllm_lmtp.tensors import SCORER_PREFIX
+from vllm_lmtp.tools.files import Entry, read_folder
+from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.successors import count_successors
+from vllm_lmtp.tools.tokenizer import has_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build_table(
+    folder: Path,
+    output: Path,
+    passages: Iterator[Tensor],
+    *,
+    size: int,
+    weight: float,
+    pseudo_counts: float,
+    source: str,
+    overwrite: bool = False,
+) -> Written:
+    """Write a copy of a folder of heads with a successor table in place of any scorer it has.
+
+    Args:
+        passages: [L] int64 token ids each. source: what they are, for the provenance.
+        size: successors kept for each token. weight, pseudo_counts: docs/scorer.md.
+
+    Raises:
+        LMTPError: no sound folder of heads, tokens outside its vocabulary, nothing to count, or an
+            output that is there or cannot be written.
+    """
+    checkpoint = read_checkpoint(folder, stride=1)  # config.json's is kept as it is
+    config, weights = read_folder(folder)
+    table = count_successors(
+        _within(passages, checkpoint.vocab_size, source),
+        checkpoint.vocab_size,
+        draft_vocabulary(checkpoint),
+        min(size, checkpoint.output_rows),
+        pseudo_counts,
+    )
+    if not table.pairs:
+        raise refuse(
+            source,
+            "text",
+            found="no two tokens in a row",
+            expected="text to count successors in",
+            remedy="give a longer text",
+        )
+    facts = {
+        "kind": TABLE,
+        "weight": weight,
+        "pseudo_counts": pseudo_counts,
+        "size": table.ids.shape[1],
+        "pairs": table.pairs,
+        "source": source,
+    }
+    shape = tuple(table.ids.shape)
+    tensors = {
+        name: weights.entry(name) for name in weights.tensors if not name.startswith(SCORER_PREFIX)
+    }
+    tensors[TABLE_IDS] = Entry("I32", shape, lambda: table.ids)
+    tensors[TABLE_RATIOS] = Entry("F16", shape, lambda: table.ratios)
+    return write_folder(
+        output,
+        tensors,
+        config | {FIELD: facts},
+        tool="scorer build",
+        inputs=[folder],
+        facts=facts,
+        overwrite=overwrite,
+    )
+
+
+def passages_of_text(file: Path, model: Path) -> Iterator[Tensor]:
+    """Token ids of a text file, one passage, by the tokenizer in a model's folder.
+
+    Raises:
+        LMTPError: no tokenizer, or the file cannot be read.
+    """
+    import torch
+
+    if not has_tokenizer(str(model)):
+        raise refuse(
+            str(model),
+            "tokenizer",
+            found="none",
+            expected="tokenizer.json, to read a text with",
+            remedy="give the target's folder as --tokenizer",
+        )
+    from vllm_lmtp.training.tokenizer import load_tokenizer
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(
+            str(file),
+            "text",
+            found=f"unreadable ({error})",
+            expected="a text file in UTF-8",
+            remedy="check the path given as --text",
+        ) from error
+    yield torch.tensor(load_tokenizer(model)(text)["input_ids"], dtype=torch.int64)
+
+
+def passages_of_dataset(folder: Path) -> Iterator[Tensor]:
+    """Token ids of the answers in a `datasets` folder, as `vllm-lmtp distill` writes it: each from
+    the last token of its prompt on.
+
+    Raises:
+        LMTPError: no such folder, or no column of tokens.
+    """
+    import torch
+    from datasets import load_from_disk
+
+    try:
+        data: Any = load_from_disk(str(folder))
+        columns = data.column_names
+    except (OSError, ValueError) as error:
+        raise _no_dataset(folder, str(error)) from error
+    if not isinstance(columns, list) or "tokens" not in columns:
+        raise _no_dataset(folder, f"columns {columns}")
+    for record in data:
+        start = max(record.get("prompt_tokens", 1) - 1, 0)
+        yield torch.tensor(record["tokens"][start:], dtype=torch.int64)
+
+
+def _no_dataset(folder: Path, found: str) -> Exception:
+    return refuse(
+        str(folder),
+        "--dataset",
+        found=found,
+        expected="a datasets folder with a column 'tokens'",
+        remedy="give the `dataset` folder that vllm-lmtp distill wrote",
+    )
+
+
+def _within(passages: Iterator[Tensor], vocab_size: int, source: str) -> Iterator[Tensor]:
+    for tokens in passages:
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+            raise refuse(
+                source,
+                "tokens",
+                found=f"ids from {int(tokens.min())} to {int(tokens.max())}",
+                expected=f"ids in 0..{vocab_size - 1}, the vocabulary of the heads' target",
+                remedy="give text or a tokenizer of the model that the heads were trained on",
+            )
+        yield tokens

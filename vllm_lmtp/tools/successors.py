@@ -1,0 +1,108 @@
+"""Counts which tokens follow which, and keeps for each token its most frequent successors.
+
+Pure counting on token ids. With c(p, x) how often x follows p, c(p) = sum over x, p(x) the share of
+x among all successors and a pseudo-counts of that unigram,
+
+    p(x | p) = (c(p, x) + a p(x)) / (c(p) + a),
+
+and the ratio kept for x is log p(x | p) - log p(x) less the same for a token that never follows p,
+which leaves log(1 + c(p, x) / (a p(x))). That difference is one number for each p and so changes no
+choice; it makes the ratio of every token that is not in the table 0, as it is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+BLOCK = 2**22  # pairs counted at a time
+
+
+@dataclass(frozen=True)
+class Successors:
+    """A successor table.
+
+    ids: [V, K] int32, of the heads' vocabulary, the most frequent first, -1 where there are fewer.
+    ratios: [V, K] float16. pairs: how many transitions were counted.
+    """
+
+    ids: torch.Tensor
+    ratios: torch.Tensor
+    pairs: int
+
+
+def count_successors(
+    passages: Iterable[torch.Tensor],
+    vocab_size: int,
+    drafted: torch.Tensor | None,
+    size: int,
+    pseudo_counts: float,
+) -> Successors:
+    """Count the transitions of some passages.
+
+    Args:
+        passages: [L] int64 token ids each, within 0..vocab_size-1.
+        vocab_size: V.
+        drafted: [D] int64 target ids that can be drafted, in order; None for all.
+        size: K. pseudo_counts: a, above 0.
+    """
+    keys, counts = _count(passages, vocab_size)
+    before, after = keys // vocab_size, keys % vocab_size
+    pairs = int(counts.sum())
+    share = torch.zeros(vocab_size, dtype=torch.float64)
+    share.index_add_(0, after, counts.double())
+    share /= max(pairs, 1)
+    index = _index(vocab_size, drafted)
+    known = index[after] >= 0
+    before, after, counts = before[known], after[known], counts[known]
+    # By preceding token, then by count, then by id: each sort keeps the order of the one before.
+    order = counts.argsort(descending=True, stable=True)
+    order = order[before[order].argsort(stable=True)]
+    before, after, counts = before[order], after[order], counts[order]
+    starts = torch.searchsorted(before, before)
+    place = torch.arange(len(before)) - starts
+    kept = place < size
+    before, after, counts, place = before[kept], after[kept], counts[kept], place[kept]
+    ids = torch.full((vocab_size, size), -1, dtype=torch.int32)
+    ratios = torch.zeros(vocab_size, size, dtype=torch.float16)
+    ids[before, place] = index[after].int()
+    ratios[before, place] = torch.log1p(counts / (pseudo_counts * share[after])).half()
+    return Successors(ids, ratios, pairs)
+
+
+def _count(passages: Iterable[torch.Tensor], vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every pair that occurs, as p * V + x in order, and how often."""
+    keys = torch.empty(0, dtype=torch.int64)
+    counts = torch.empty(0, dtype=torch.int64)
+    waiting: list[torch.Tensor] = []
+    held = 0
+    for tokens in passages:
+        waiting.append(tokens[:-1] * vocab_size + tokens[1:])
+        held += len(waiting[-1])
+        if held >= BLOCK:
+            keys, counts = _joined(keys, counts, waiting)
+            waiting, held = [], 0
+    return _joined(keys, counts, waiting)
+
+
+_unique: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.unique
+
+
+def _joined(
+    keys: torch.Tensor, counts: torch.Tensor, new: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    found, times = _unique(torch.cat([keys[:0], *new]), return_counts=True)
+    together, place = _unique(torch.cat([keys, found]), return_inverse=True)
+    total = torch.zeros(len(together), dtype=torch.int64)
+    return together, total.index_add_(0, place, torch.cat([counts, times]))
+
+
+def _index(vocab_size: int, drafted: torch.Tensor | None) -> torch.Tensor:
+    """[V] int64, the draft id of every target token, -1 where it cannot be drafted."""
+    if drafted is None:
+        return torch.arange(vocab_size)
+    index = torch.full((vocab_size,), -1)
+    index[drafted] = torch.arange(len(drafted))
+    return index
