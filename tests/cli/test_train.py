@@ -13,7 +13,9 @@ from vllm_lmtp.cli import main
 def test_train_hands_over_what_was_asked(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: Path, output: Path | None, teacher: Path | None) -> dict[str, object]:
+    def run(
+        config: Path, output: Path | None, teacher: Path | None, dataset: Path | None
+    ) -> dict[str, object]:
         print("a log line")
         return {"config": str(config), "output": str(output), "teacher": teacher}
 
