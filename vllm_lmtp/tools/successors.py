@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -90,8 +91,10 @@ def _count(passages: Iterable[torch.Tensor], vocab_size: int) -> tuple[torch.Ten
 def _joined(
     keys: torch.Tensor, counts: torch.Tensor, new: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    found, times = torch.cat([keys[:0], *new]).unique(return_counts=True)
-    together, place = torch.cat([keys, found]).unique(return_inverse=True)
+    fresh: Any = torch.cat([keys[:0], *new])  # torch does not type `unique`
+    found, times = fresh.unique(return_counts=True)
+    both: Any = torch.cat([keys, found])
+    together, place = both.unique(return_inverse=True)
     total = torch.zeros(len(together), dtype=torch.int64)
     return together, total.index_add_(0, place, torch.cat([counts, times]))
 
