@@ -102,7 +102,8 @@ class BackwardDecoder:
             states: [R, k, H], oldest first. sampled: [R].
         """
         num_reqs, stride, size = states.shape
-        previous, draft = sampled, list[torch.Tensor]()
+        previous = sampled
+        draft: list[torch.Tensor] = []
         for head in range(self.schedule.heads_needed(num_drafts)):
             logits = self.heads.logits(states.reshape(-1, size), head)
             by_lag = logits.reshape(num_reqs, stride, -1)

@@ -36,26 +36,28 @@ def test_two_ranks_draft_as_one(
         host.close()
 
 
+@pytest.mark.parametrize("kind", ["markov", "table"])
 @pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
 def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
-    runner: int, asynchronous: bool, chain: Chain, tmp_path: Path
+    runner: int, asynchronous: bool, kind: str, chain: Chain, tmp_path: Path
 ) -> None:
     """Each rank scores its part of a vocabulary of 401; (value, id) pairs settle every place."""
     vocabulary = draft_vocabulary()
-    term = scoring.markov(chain, vocabulary, per_head=True, int8=True)
-    table = scoring.table(chain, vocabulary)
+    if kind == "markov":
+        scorer = scoring.markov(chain, vocabulary, per_head=True, int8=True)
+    else:
+        scorer = scoring.table(chain, vocabulary)
+    folder = save_chain(chain, tmp_path / kind, vocabulary=vocabulary, int8=True)
     host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
     try:
-        for name, scorer in (("term", term), ("table", table)):
-            folder = save_chain(chain, tmp_path / name, vocabulary=vocabulary, int8=True)
-            host.start(
-                scorer.add_to(folder),
-                speculative_config="lmtp",
-                tensor_parallel_size=2,
-                max_num_batched_tokens=64,
-            )
-            scored = scoring.scored(chain, scorer)
-            check(host, scored, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
+        host.start(
+            scorer.add_to(folder),
+            speculative_config="lmtp",
+            tensor_parallel_size=2,
+            max_num_batched_tokens=64,
+        )
+        scored = scoring.scored(chain, scorer)
+        check(host, scored, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
     finally:
         host.close()
 

@@ -12,8 +12,9 @@ choice; it makes the ratio of every token that is not in the table 0, as it is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -87,14 +88,13 @@ def _count(passages: Iterable[torch.Tensor], vocab_size: int) -> tuple[torch.Ten
     return _joined(keys, counts, waiting)
 
 
-_unique: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.unique
-
-
 def _joined(
     keys: torch.Tensor, counts: torch.Tensor, new: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    found, times = _unique(torch.cat([keys[:0], *new]), return_counts=True)
-    together, place = _unique(torch.cat([keys, found]), return_inverse=True)
+    fresh: Any = torch.cat([keys[:0], *new])  # torch does not type `unique`
+    found, times = fresh.unique(return_counts=True)
+    both: Any = torch.cat([keys, found])
+    together, place = both.unique(return_inverse=True)
     total = torch.zeros(len(together), dtype=torch.int64)
     return together, total.index_add_(0, place, torch.cat([counts, times]))
 
