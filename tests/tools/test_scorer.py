@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.chain import make_chain, save_chain
 from tests.tools.models import EMBEDDED, config_of, fields, succeed, tensors_of
 from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.cli import main
 from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.tools import successors
 from vllm_lmtp.tools.successors import count_successors
@@ -163,3 +165,33 @@ def test_words_that_do_not_go_together(words: list[str], tmp_path: Path) -> None
     with pytest.raises(SystemExit) as stop:
         succeed("scorer", "build", "IN", "--text", "T", "--output", tmp_path / "out", *words)
     assert stop.value.code == 2
+
+
+def test_a_scorer_joins_the_heads_it_was_made_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every other tensor stays as it is, and a second scorer replaces the first."""
+    heads, donor, out = tmp_path / "heads", tmp_path / "donor", tmp_path / "out"
+    succeed("convert", "--to", "heads", EMBEDDED, heads)
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a cat. The cat was big. " * 9)
+    succeed("scorer", "build", heads, "--text", text, "--tokenizer", EMBEDDED, "--output", donor)
+    succeed("scorer", "add", EMBEDDED, "--from", donor, "--output", out)
+    before, scorer, after = tensors_of(EMBEDDED), tensors_of(donor), tensors_of(out)
+    for name, value in after.items():
+        assert torch.equal(value, (scorer if name.startswith("scorer.") else before)[name])
+    assert {n for n in after if n.startswith("scorer.")} == {
+        n for n in scorer if n.startswith("scorer.")
+    }
+    assert config_of(out)["scorer"] == config_of(donor)["scorer"]
+    assert read_checkpoint(out).stage1
+
+    others = save_chain(make_chain(3, 2), tmp_path / "others", "heads")
+    for target, giver, words in (
+        (EMBEDDED, heads, "heads without a scorer"),
+        (others, donor, "expected one of heads like those of"),
+    ):
+        add = ["scorer", "add", target, "--from", giver, "--output", tmp_path / "refused"]
+        assert main([str(word) for word in add]) == 2
+        assert words in capfd.readouterr().err
+    assert not (tmp_path / "refused").exists()

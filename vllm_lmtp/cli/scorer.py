@@ -1,4 +1,4 @@
-"""`vllm-lmtp scorer build`: a successor table, counted on text, for heads as they are."""
+"""`vllm-lmtp scorer`: give heads a scorer: a successor table counted on text, or a trained one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ SIZE, WEIGHT, PSEUDO_COUNTS = 64, 0.8, 5.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `scorer` and its only word, `build`."""
-    parser = subparsers.add_parser(
-        "scorer", help="count a successor table for heads", description=__doc__
-    )
+    """Add the command `scorer` and its words, `build` and `add`."""
+    parser = subparsers.add_parser("scorer", help="give heads a scorer", description=__doc__)
     words = parser.add_subparsers(title="words", metavar="WORD", required=True)
+    _add_word(words)
     build = words.add_parser("build", help="count one and write it into a copy of the heads")
     build.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
     source = build.add_mutually_exclusive_group(required=True)
@@ -52,10 +51,43 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--overwrite", action="store_true", help="replace DIR where it holds a model already"
     )
     add_json_flag(build)
-    build.set_defaults(run=run, parser=build)
+    build.set_defaults(run=_build, parser=build)
 
 
-def run(args: argparse.Namespace) -> int:
+def _add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = words.add_parser("add", help="write the scorer of another folder into a copy of heads")
+    add.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
+    add.add_argument(
+        "--from", dest="donor", required=True, metavar="DIR", help="heads that have the scorer"
+    )
+    add.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    add.add_argument(
+        "--overwrite", action="store_true", help="replace DIR where it holds a model already"
+    )
+    add_json_flag(add)
+    add.set_defaults(run=_add, parser=add)
+
+
+def _add(args: argparse.Namespace) -> int:
+    """Add the scorer.
+
+    Raises:
+        LMTPError: a folder cannot be read, or the two do not fit together.
+    """
+    with stdout_to_stderr():
+        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.tools.scorer import add_scorer
+
+        written = add_scorer(
+            fetch(args.checkpoint), fetch(args.donor), args.output, overwrite=args.overwrite
+        )
+    print_written(written, args.json)
+    return 0
+
+
+def _build(args: argparse.Namespace) -> int:
     """Build the table.
 
     Raises:

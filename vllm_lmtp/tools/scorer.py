@@ -1,4 +1,4 @@
-"""Heads in, the same heads with a successor table out."""
+"""Heads in, the same heads with a scorer out: a successor table, or another folder's scorer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.scorer_tensors import FIELD, TABLE, TABLE_IDS, TABLE_RATIOS
@@ -83,6 +83,52 @@ def build_table(
     )
 
 
+def add_scorer(folder: Path, donor: Path, output: Path, *, overwrite: bool = False) -> Written:
+    """Write a copy of a folder of heads with the scorer of another folder in place of its own.
+
+    Args:
+        donor: heads of the same sizes and draft vocabulary, with a scorer, such as `run: heads`
+            writes for a term that it trained on these heads.
+
+    Raises:
+        LMTPError: no sound folders of heads, no scorer, other heads, or an output that is there or
+            cannot be written.
+    """
+    ours, theirs = (read_checkpoint(f, stride=1) for f in (folder, donor))
+    config, weights = read_folder(folder)
+    donor_config, donor_weights = read_folder(donor)
+    if theirs.scorer is None:
+        raise refuse(
+            str(donor),
+            FIELD,
+            found="heads without a scorer",
+            expected="the scorer that is to be added",
+            remedy="train one (run: heads, markov), or count one: vllm-lmtp scorer build",
+        )
+    mine, other = _kind_of_heads(ours), _kind_of_heads(theirs)
+    if mine != other or not _same(draft_vocabulary(ours), draft_vocabulary(theirs)):
+        raise refuse(
+            str(donor),
+            "heads",
+            found=f"a scorer of heads with {other}, or of another draft vocabulary",
+            expected=f"one of heads like those of {folder}: {mine}",
+            remedy="train the scorer on these heads (init)",
+        )
+    tensors = {n: weights.entry(n) for n in weights.tensors if not n.startswith(SCORER_PREFIX)}
+    tensors |= {
+        n: donor_weights.entry(n) for n in donor_weights.tensors if n.startswith(SCORER_PREFIX)
+    }
+    return write_folder(
+        output,
+        tensors,
+        config | {FIELD: donor_config[FIELD]},
+        tool="scorer add",
+        inputs=[folder, donor],
+        facts=dict(donor_config[FIELD]),
+        overwrite=overwrite,
+    )
+
+
 def passages_of_text(file: Path, model: Path) -> Iterator[Tensor]:
     """Token ids of a text file, one passage, by the tokenizer in a model's folder.
 
@@ -134,6 +180,18 @@ def passages_of_dataset(folder: Path) -> Iterator[Tensor]:
     for record in data:
         start = max(record.get("prompt_tokens", 1) - 1, 0)
         yield torch.tensor(record["tokens"][start:], dtype=torch.int64)
+
+
+def _kind_of_heads(checkpoint: HeadsCheckpoint) -> str:
+    return f"{checkpoint.schedule.n_heads} head(s) over {checkpoint.output_rows} tokens"
+
+
+def _same(left: Tensor | None, right: Tensor | None) -> bool:
+    import torch
+
+    if left is None or right is None:
+        return left is right
+    return torch.equal(left, right)
 
 
 def _no_dataset(folder: Path, found: str) -> Exception:
