@@ -48,15 +48,15 @@ def compare(
     if subject.chat:
         tokenizer = chat_tokenizer(model)
         prompts = [chat_prompt(tokenizer, [{"role": "user", "content": text}]) for text in asked]
-    pair = Pair(
-        subject,
-        max_tokens,
-        temperature,
-        stride,
-        dtype=dtype,
-        max_num_seqs=num_prompts,
-        max_model_len=context(model, max_tokens + ROOM_FOR_PROMPT),
-    )
+    options = {
+        "dtype": dtype,
+        "max_num_seqs": num_prompts,
+        "max_model_len": context(model, max_tokens + ROOM_FOR_PROMPT),
+    }
+    unscored = None
+    if checkpoint.scorer is not None:
+        unscored = _without_scorer(checkpoint, subject, prompts, max_tokens, temperature, options)
+    pair = Pair(subject, max_tokens, temperature, stride, **options)
     print_progress("warming up ...")
     pair.generate(prompts)
     single: list[tuple[Run, Run]] = []
@@ -84,6 +84,7 @@ def compare(
         "must_be_identical": temperature == 0 and dtype == "float32",
         "identical": all(text["identical"] for text in texts),
         "acceptance": _acceptance(checkpoint, [lmtp for _, lmtp in single]),
+        "acceptance_without_scorer": unscored,
         "speed": [_speed(1, single), _speed(num_prompts, batch)],
     }
 
@@ -110,8 +111,7 @@ class Pair:
         **options: Any,
     ) -> None:
         readable = has_tokenizer(subject.model)
-        spec = {"method": "lmtp", "model": subject.heads, "lmtp_stride": stride}
-        given = {key: value for key, value in spec.items() if value is not None}
+        given = _heads_config(subject, lmtp_stride=stride)
         self.plain = _start("plain", Engine, subject.model, None, readable, **options)
         # The last one started, since only that one shows its counters.
         self.lmtp = _start("L-MTP", Engine, subject.model, given, readable, **options)
@@ -137,6 +137,28 @@ class Pair:
             plain.add(one)
             lmtp.add(other)
         return plain, lmtp
+
+
+def _heads_config(subject: Subject, **options: Any) -> dict[str, Any]:
+    spec = {"method": "lmtp", "model": subject.heads, **options}
+    return {key: value for key, value in spec.items() if value is not None}
+
+
+def _without_scorer(
+    checkpoint: HeadsCheckpoint,
+    subject: Subject,
+    prompts: Sequence[Any],
+    max_tokens: int,
+    temperature: float,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Acceptance of the same heads, each place's own best token drafted."""
+    spec = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, lmtp_scorer="none")
+    readable = has_tokenizer(subject.model)
+    engine = _start("L-MTP without scorer", Engine, subject.model, spec, readable, **options)
+    runs = [engine.generate([prompt], max_tokens, temperature) for prompt in prompts]
+    engine.close()
+    return _acceptance(checkpoint, runs)
 
 
 def _start(name: str, kind: type[Engine], *args: Any, **options: Any) -> Engine:

@@ -22,6 +22,8 @@ def print_report(result: Mapping[str, Any], shown: int) -> None:
     print()
     _print_texts(result, shown)
     _print_acceptance(result["acceptance"])
+    if (unscored := result["acceptance_without_scorer"]) is not None:
+        _print_scorer(result["acceptance"], unscored)
     print_table(
         [
             (
@@ -83,6 +85,17 @@ def _print_acceptance(acceptance: Mapping[str, Any]) -> None:
         ],
         (),
     )
+
+
+def _print_scorer(scored: Mapping[str, Any], unscored: Mapping[str, Any]) -> None:
+    """What the scorer adds, place by place; docs/scorer.md says how."""
+    rows = [
+        (name, *(_rate(p) for p in acceptance["by_position"]), _number(mean))
+        for name, acceptance in (("with", scored), ("without", unscored))
+        for mean in [acceptance["mean_acceptance_length"]]
+    ]
+    places = [str(p["place"]) for p in scored["by_position"]]
+    print_table(rows, ("scorer", *places, "mean length"), "Acceptance with and without the scorer")
 
 
 def _shown(output: Mapping[str, Any]) -> str:
