@@ -49,7 +49,10 @@ class Both:
         self.asked.append(" ".join(prompt))
         text = f"answer-{len(self.asked)}"
         counters = Counter({DRAFTS: 4, ACCEPTED_TOKENS: 6})
-        return Run([[1] * 10], [text], 2.0), Run([[1] * 10], [text], 1.0, counters)
+        return (
+            Run([[1] * 10], [text], seconds=2.0),
+            Run([[1] * 10], [text], seconds=1.0, counters=counters),
+        )
 
 
 def talk(read: Callable[[str], str], room: int = 100) -> tuple[int, list[str], str]:

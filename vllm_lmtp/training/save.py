@@ -41,6 +41,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         yield new
         for path in sorted(new.rglob("*")):
             if path.is_file():
+                # safetensors makes files that only their owner can read.
+                path.chmod(0o644)
                 _flush(path)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
