@@ -35,11 +35,13 @@ def write_heads(
     *,
     int8: bool,
     fields: dict[str, Any],
+    term_facts: dict[str, Any],
 ) -> None:
     """Write weights, index and config.json to an empty folder.
 
     Args:
-        fields: further fields of config.json, such as model_name.
+        fields: further fields of config.json, such as model_name. term_facts: where the term is
+            from, for the scorer's entry there.
     """
     outputs = output_tensors(heads, int8)
     rest = other_tensors(heads, vocab, markov, int8)
@@ -60,7 +62,7 @@ def write_heads(
     if len(vocab) < vocab.vocab_size:
         content["draft_vocab_size"] = len(vocab)
     if markov is not None:
-        content["scorer"] = {"kind": "markov", "rank": markov.embed.shape[1]}
+        content["scorer"] = {"kind": "markov", "rank": markov.embed.shape[1], **term_facts}
     write_json(folder / CONFIG_FILE, content | fields)
 
 

@@ -137,6 +137,12 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             model.markov,
             int8=run.int8,
             fields={"model_name": run.model_name},
+            term_facts={
+                "train_tokens": sum(len(a.answer) for a in train),
+                "steps": run.optim.total_steps(len(train), world_size()),
+                "trained_with": "heads" if run.train == "all" else f"train: {run.train}",
+                "seed": run.seed,
+            },
         )
         saved = read_trained(folder)
         content |= _results(run, saved, train, held) | {
