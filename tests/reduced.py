@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.unscored import without_scorer
+
 
 def reduce(
     folder: Path, output: Path, *, keep: list[int] | None = None, int8: bool = False
 ) -> Path:
-    """Copy a folder of one weight file with smaller heads.
+    """Copy a folder of one weight file with smaller heads, which no scorer of the old ones fits.
 
     keep: target tokens, in order, that the heads may draft. int8: quantise the output matrices,
     each row by its own largest value.
     """
-    shutil.copytree(folder, output)
+    without_scorer(folder, output)
     tensors = load_file(output / "model.safetensors")
     config = json.loads((output / "config.json").read_text())
     names = [n for n in tensors if n.startswith("heads.") and n.endswith("lm_head.weight")]

@@ -17,6 +17,7 @@ from tests.engine.client import EngineHost, counted
 from tests.oracle import Oracle
 from tests.reduced import reduce
 from tests.scoring import Scoring
+from tests.unscored import without_scorer
 from vllm_lmtp.tools.successors import count_successors
 
 CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
@@ -145,6 +146,27 @@ def test_reduced_heads_draft_what_transformers_recomputes(
     assert expected.accepted_per_pos[0] > 0
 
 
+def test_a_scorer_can_be_left_out(
+    host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path
+) -> None:
+    """The shipped scorer is worth its place: without it the same heads are accepted less."""
+    plain = Oracle(without_scorer(CHECKPOINT, tmp_path / "unscored"))
+    host.start(CHECKPOINT, speculative_config={"method": "lmtp", "lmtp_scorer": "none"})
+    reply = host.generate(prompts, GREEDY)
+    expected, scored = Counters.zero(6), Counters.zero(6)
+    for prompt, (tokens,) in zip(prompts, reply["tokens"], strict=True):
+        output, counters = plain.expect(prompt, GREEDY["max_tokens"])
+        assert tokens == output
+        expected += counters
+        scored += oracle.expect(prompt, GREEDY["max_tokens"])[1]
+    assert counted(reply["counters"], 6, 2) == expected
+    assert _length(scored) > 1.3 * _length(expected)
+
+
+def _length(counters: Counters) -> float:
+    return 1 + sum(counters.accepted_per_pos) / counters.num_drafts
+
+
 def random_term(config: dict[str, Any]) -> Scoring:
     """A Markov term of rank 16 that changes many a draft."""
     generator = torch.Generator().manual_seed(6)
@@ -173,13 +195,14 @@ def test_scored_drafts_are_what_transformers_recomputes(
     folder = Path(shutil.copytree(CHECKPOINT, tmp_path / kind))
     scoring = random_term(config) if kind == "markov" else counted_table(config, written)
     scored = Oracle(scoring.add_to(folder))
+    plain = Oracle(without_scorer(CHECKPOINT, tmp_path / "unscored"))
     host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
     reply = host.generate(prompts, GREEDY)
     expected, unscored = Counters.zero(6), Counters.zero(6)
     for prompt, tokens, (output,) in zip(prompts, written, reply["tokens"], strict=True):
         assert output == tokens
         expected += scored.expect(prompt, GREEDY["max_tokens"])[1]
-        unscored += oracle.expect(prompt, GREEDY["max_tokens"])[1]
+        unscored += plain.expect(prompt, GREEDY["max_tokens"])[1]
     assert counted(reply["counters"], 6, 2) == expected
     if kind == "table":
         assert sum(expected.accepted_per_pos) > sum(unscored.accepted_per_pos)
