@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vllm_lmtp.training.int8 import LARGEST, dequantise_rows, quantise_rows  # noqa: E402
+from vllm_lmtp.read import dequantised  # noqa: E402
+from vllm_lmtp.training.int8 import LARGEST, quantise_rows  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 5, 7)])
@@ -15,7 +16,7 @@ def test_within_half_a_step_of_the_matrix(shape: tuple[int, ...]) -> None:
     values, scale = quantise_rows(matrix)
     assert values.dtype is torch.int8
     assert scale.shape == shape[:-1]
-    error = (dequantise_rows(values, scale) - matrix).abs()
+    error = (dequantised(values, scale) - matrix).abs()
     assert (error <= 0.5001 * scale.unsqueeze(-1)).all()
     assert (values.abs().amax(dim=-1) == LARGEST).all()
 

@@ -1,4 +1,4 @@
-"""Matrices in int8 with one scale a row: half the bytes of bfloat16."""
+"""Matrices in int8 with one scale a row: half the bytes of bfloat16. `read.dequantised` undoes it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ def quantise_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     rounded = (matrix / scale.unsqueeze(-1)).round().clamp(-LARGEST, LARGEST)
     return rounded.to(torch.int8), scale
-
-
-def dequantise_rows(values: Tensor, scale: Tensor) -> Tensor:
-    """float32 [..., R, C] from int8 values and their scales [..., R]."""
-    return values.float() * scale.float().unsqueeze(-1)

@@ -13,7 +13,6 @@ from vllm_lmtp import read
 from vllm_lmtp.checkpoint import read_checkpoint, safetensors_files
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
-from vllm_lmtp.training.int8 import dequantise_rows
 from vllm_lmtp.training.markov import MarkovTerm
 
 TERM = "scorer.markov."
@@ -60,7 +59,7 @@ def _markov(folder: Path, vocab: DraftVocab, n_head: int) -> MarkovTerm | None:
     if not tensors:
         return None
     embed, output = (
-        dequantise_rows(tensors[name], tensors[f"{name}_scale"])
+        read.dequantised(tensors[name], tensors[f"{name}_scale"])
         if tensors[name].dtype is torch.int8
         else tensors[name].float()
         for name in ("embed", "output")
