@@ -1,4 +1,4 @@
-"""Matrices in int8 with one scale a row: half the bytes of bfloat16. `read.dequantised` undoes it."""
+"""Matrices in int8 with one scale a row, which `read.dequantised` undoes: half of bfloat16."""
 
 from __future__ import annotations
 
