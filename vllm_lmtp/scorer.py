@@ -15,13 +15,16 @@ S rows of this rank's shard with its padding.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module, ABC):
     """What backward decoding asks of a scorer."""
 
+    @abstractmethod
     def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
         """A head's logits and what the preceding token says about the next.
 
@@ -33,7 +36,6 @@ class Scorer(nn.Module):
         Returns:
             [R, S] float32. Only differences within a row mean anything.
         """
-        raise NotImplementedError
 
 
 class MarkovScorer(Scorer):
