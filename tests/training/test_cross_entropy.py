@@ -26,7 +26,7 @@ def test_equals_the_formula_in_float64(rows: int, budget: int) -> None:
     x, matrix, targets = _inputs(rows, torch.float64)
     expected = plain(x @ matrix.T, targets, reduction="sum")
     wanted = torch.autograd.grad(expected * 3, [x, matrix])
-    loss = cross_entropy(x, matrix, targets, budget)
+    loss = cross_entropy([(x, matrix)], targets, budget)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss * 3, [x, matrix]), wanted)
 
@@ -34,14 +34,31 @@ def test_equals_the_formula_in_float64(rows: int, budget: int) -> None:
 def test_a_frozen_matrix_gets_no_gradient_and_rows_still_do() -> None:
     x, matrix, targets = _inputs(4, torch.float64)
     matrix = matrix.detach()
-    (gradient,) = torch.autograd.grad(cross_entropy(x, matrix, targets, VOCAB), [x])
+    (gradient,) = torch.autograd.grad(cross_entropy([(x, matrix)], targets, VOCAB), [x])
     (wanted,) = torch.autograd.grad(plain(x @ matrix.T, targets, reduction="sum"), [x])
     torch.testing.assert_close(gradient, wanted)
 
 
+@pytest.mark.parametrize("frozen", [[], [1], [0, 1], [2]])
+def test_a_sum_of_products_equals_the_formula(frozen: list[int]) -> None:
+    torch.manual_seed(1)
+    x, matrix, targets = _inputs(7, torch.float64)
+    y = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    term = torch.randn(VOCAB, 2, dtype=torch.float64, requires_grad=True)
+    parts = [x, matrix, y, term]
+    for i in frozen:
+        parts[i].requires_grad_(False)
+    trained = [part for part in parts if part.requires_grad]
+    expected = plain(x @ matrix.T + y @ term.T, targets, reduction="sum")
+    loss = cross_entropy([(x, matrix), (y, term)], targets, 3 * VOCAB)
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (torch.autograd.grad(value, trained) for value in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_no_rows_give_zero_and_gradients_of_zero() -> None:
     x, matrix, targets = _inputs(0, torch.float32)
-    loss = cross_entropy(x, matrix, targets, 99)
+    loss = cross_entropy([(x, matrix)], targets, 99)
     loss.backward()
     assert loss == 0
     assert not matrix.grad.any()
@@ -51,7 +68,7 @@ def test_under_autocast_products_are_bfloat16_and_the_softmax_is_not() -> None:
     x, matrix, targets = _inputs(64, torch.float32)
     expected = plain(x.bfloat16() @ matrix.bfloat16().T, targets, reduction="sum")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = cross_entropy(x, matrix, targets, 5 * VOCAB)
+        loss = cross_entropy([(x, matrix)], targets, 5 * VOCAB)
     loss.backward()
     assert loss.dtype is torch.float32
     assert matrix.grad.dtype is torch.float32

@@ -19,6 +19,7 @@ from vllm_lmtp.training.draft_vocab import DraftVocab  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
 from vllm_lmtp.training.heads_config import HeadsRun  # noqa: E402
 from vllm_lmtp.training.heads_folder import write_heads  # noqa: E402
+from vllm_lmtp.training.heads_run import HeadsOnRows  # noqa: E402
 from vllm_lmtp.training.kept_rows import collate, read_answers  # noqa: E402
 from vllm_lmtp.training.markov import MarkovTerm  # noqa: E402
 from vllm_lmtp.training.parse import parse  # noqa: E402
@@ -177,3 +178,31 @@ VALUES = {
 def test_a_file_that_cannot_be_meant_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(LMTPError, match=words):
         parse(HeadsRun, VALUES | changes, "file.yaml")
+
+
+def test_a_head_is_the_same_whatever_is_trained_beside_it(tmp_path: Path) -> None:
+    """From the same start six adjacent heads become three leap heads of stride 2, bit for bit."""
+    folder = _dataset(tmp_path / "d", [([1], [4, 4, 9, 4, 7, 2, 2, 5, 9], False)] * 3)
+    batch = collate(read_answers(folder, END))
+    batch["hidden"] = torch.randn(batch["hidden"].shape, generator=torch.Generator().manual_seed(3))
+    vocab = DraftVocab(torch.arange(VOCAB), VOCAB)
+    matrix = torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(4))
+
+    def trained(n_head: int, skip_token: int) -> LeapHeads:
+        heads = LeapHeads(n_head, matrix)
+        for i in range(n_head):
+            torch.nn.init.zeros_(heads[i].resblock[0].l_proj.bias)
+        config = HeadsConfig(n_head=n_head, skip_token=skip_token)
+        model = HeadsOnRows(heads, vocab, None, config, "all")
+        optimizer = torch.optim.AdamW(model.parameter_groups(0.05, 1.0))
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(**batch)["loss"].backward()
+            optimizer.step()
+        return heads
+
+    adjacent, leap = trained(6, 1), trained(3, 2)
+    for i in range(3):
+        for name, value in leap[i].state_dict().items():
+            assert torch.equal(value, adjacent[2 * i + 1].state_dict()[name])
+            assert name != "lm_head.weight" or not torch.equal(value, matrix)

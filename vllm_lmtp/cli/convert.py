@@ -18,7 +18,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     way.add_argument(
         "--to",
         choices=("heads", "stage1"),
-        help="heads: take the heads out of a stage-1 folder; stage1: put heads and --target in one",
+        help="heads: the heads of a stage-1 folder, or with --every or --first some heads of any "
+        "folder; stage1: put heads and --target in one",
     )
     way.add_argument(
         "--from-medusa", action="store_true", help="IN holds Medusa heads; write heads only"
@@ -30,7 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--every",
         type=positive_argument,
         metavar="K",
-        help="with --from-medusa: every K-th head as a leap of stride K (default: all, stride 1)",
+        help="every K-th head as a leap of K times the stride (default: all)",
+    )
+    parser.add_argument(
+        "--first", type=positive_argument, metavar="N", help="with --to heads: N heads only"
     )
     parser.set_defaults(run=run, parser=parser)
 
@@ -43,16 +47,22 @@ def run(args: argparse.Namespace) -> int:
     """
     if (args.to == "stage1") != (args.target is not None):
         args.parser.error("--to stage1 needs --target, and nothing else takes it")
-    if args.every is not None and not args.from_medusa:
-        args.parser.error("--every goes with --from-medusa")
+    if args.every is not None and args.to == "stage1":
+        args.parser.error("--every goes with --from-medusa or --to heads")
+    if args.first is not None and args.to != "heads":
+        args.parser.error("--first goes with --to heads")
     with stdout_to_stderr():
-        from vllm_lmtp.tools import convert, medusa
+        from vllm_lmtp.tools import choose, convert, medusa
         from vllm_lmtp.tools.files import fetch
 
         folder, output, overwrite = fetch(args.input), args.output, args.overwrite
+        every = args.every or 1
         if args.from_medusa:
-            every = args.every or 1
             written = medusa.from_medusa(folder, output, every=every, overwrite=overwrite)
+        elif args.to == "heads" and (args.every or args.first):
+            written = choose.choose_heads(
+                folder, output, every=every, first=args.first, overwrite=overwrite
+            )
         elif args.to == "heads":
             written = convert.to_heads(folder, output, overwrite=overwrite)
         else:

@@ -83,6 +83,8 @@ def next_token_loss(model: Any, rows: Sequence[Row]) -> float:
         batch = pad_rows([row], 0)
         hidden = model.hidden_states(batch["input_ids"].to(model.lm_head.weight.device))
         states, targets, _ = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
-        total += float(cross_entropy(states, model.lm_head.weight, targets, model.logits_budget))
+        total += float(
+            cross_entropy([(states, model.lm_head.weight)], targets, model.logits_budget)
+        )
         count += len(targets)
     return total / max(1, count)

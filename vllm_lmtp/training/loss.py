@@ -88,7 +88,7 @@ def stage2_loss(
     Returns:
         The loss, and [1 + n] detached: the next-token loss and the loss of each head.
     """
-    next_token = _Reader(NEXT_TOKEN, lambda rows, _: rows, lm_head.weight, labels, None)
+    next_token = _Reader(NEXT_TOKEN, lambda rows, _: [(rows, lm_head.weight)], labels, None)
     readers = [next_token, *_readers(heads, stride, labels, extras)]
     losses = _mean_losses(readers, hidden, logits_budget)
     return losses[0] + head_weight * losses[1:].sum(), _shown(losses)
@@ -115,47 +115,43 @@ def pairs(
     return rows, ahead[kept], tokens[:, offset - 1 : offset - 1 + ahead.shape[1]][kept]
 
 
+Products = list[tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class _Reader:
-    """Something that predicts the label `offset` ahead with the logits features @ matrix.T.
+    """Something that predicts the label `offset` ahead.
 
-    features: rows [N, H] and the tokens before the labels [N] -> [N, F]. matrix: [V, F].
+    products: rows [N, H] and the tokens before the labels [N] -> what `cross_entropy` takes.
     """
 
     offset: int
-    features: Callable[[Tensor, Tensor], Tensor]
-    matrix: Tensor
+    products: Callable[[Tensor, Tensor], Products]
     labels: Tensor
     tokens: Tensor | None
 
 
 def _readers(heads: LeapHeads, stride: int, labels: Tensor, extras: Extras) -> list[_Reader]:
-    schedule, markov = LeapSchedule(len(heads), stride), extras.markov
+    schedule = LeapSchedule(len(heads), stride)
     if extras.vocab is not None:
         labels = extras.vocab.to_labels(labels)
-    readers = []
-    for index in range(len(heads)):
-        head, offset = heads[index], schedule.offset_of_head(index)
-        matrix = head.lm_head.weight
+    tokens = None if extras.markov is None else extras.tokens
+    return [
+        _Reader(schedule.offset_of_head(i), _of_head(heads[i], i, extras.markov), labels, tokens)
+        for i in range(len(heads))
+    ]
+
+
+def _of_head(
+    head: LeapHead, index: int, markov: MarkovTerm | None
+) -> Callable[[Tensor, Tensor], Products]:
+    def products(rows: Tensor, previous: Tensor) -> Products:
+        own = (head.trunk(rows), head.lm_head.weight)
         if markov is None:
-            readers.append(_Reader(offset, _without_term(head), matrix, labels, None))
-        else:
-            # One product for both: [x, E[p]] [O, W]^T = x O^T + E[p] W^T.
-            joined = torch.cat([matrix, markov.output_of(index)], dim=1)
-            readers.append(_Reader(offset, _with_term(head, markov), joined, labels, extras.tokens))
-    return readers
+            return [own]
+        return [own, (markov.embedded(previous), markov.output_of(index))]
 
-
-def _without_term(head: LeapHead) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda rows, _: head.trunk(rows)
-
-
-def _with_term(head: LeapHead, markov: MarkovTerm) -> Callable[[Tensor, Tensor], Tensor]:
-    def features(rows: Tensor, previous: Tensor) -> Tensor:
-        read = head.trunk(rows)
-        return torch.cat([read, markov.embedded(previous).to(read.dtype)], dim=1)
-
-    return features
+    return products
 
 
 def _mean_losses(readers: Sequence[_Reader], hidden: Tensor, logits_budget: int) -> Tensor:
@@ -169,7 +165,7 @@ def _mean_losses(readers: Sequence[_Reader], hidden: Tensor, logits_budget: int)
     wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
     shares = world_size() / summed(counts).clamp(min=1).to(wide)
     sums = [
-        cross_entropy(reader.features(rows, previous), reader.matrix, labels, logits_budget)
+        cross_entropy(reader.products(rows, previous), labels, logits_budget)
         for reader, (rows, labels, previous) in zip(readers, chosen, strict=True)
     ]
     return torch.stack([s.to(wide) for s in sums]) * shares
