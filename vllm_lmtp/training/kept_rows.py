@@ -47,7 +47,7 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
     """Every answer of a distilled data set that has rows, in its order.
 
     Args:
-        end_token: what ended an answer where the data set has no column that tells.
+        end_token: what ended an answer where the data set does not tell.
 
     Raises:
         LMTPError: no data set, or one without rows.
@@ -76,7 +76,8 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
         begin, end = ends[row["number"]], ends[row["number"] + 1]
         tokens = row["tokens"][row["prompt_tokens"] - 1 :]
         if row["ended"]:
-            tokens.append(row.get("end_token", end_token))
+            stated = row.get("end_token")
+            tokens.append(end_token if stated is None else stated)
         if len(tokens) != end - begin + 1:
             raise refuse(
                 str(folder),
