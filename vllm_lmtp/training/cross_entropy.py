@@ -22,8 +22,9 @@ def cross_entropy(
 ) -> Tensor:
     """The summed cross-entropy of the logits that are the sum of all `rows @ matrix.T`.
 
-    Under autocast the products are made in its dtype; the softmax is float32 in any case, or
-    float64 for float64 rows.
+    Under autocast the products are made in its dtype, else in that of the first matrix. The softmax
+    is computed in float32 in any case, or in float64 for float64; with gradients it is stored, and
+    the loss read off it, in the products' dtype.
 
     Args:
         products: rows [N, H_p] and matrix [V, H_p] of each.
@@ -46,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if first.dtype is torch.float64 else torch.float32
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         wanted = ctx.needs_input_grad[2:]
-        narrow = [matrix.to(dtype or matrix.dtype) for matrix in matrices]
+        narrow = [matrix.to(dtype or matrices[0].dtype) for matrix in matrices]
         total = torch.zeros((), dtype=wide, device=first.device)
         row_grads = [
             torch.zeros_like(r) if w else None for r, w in zip(all_rows, wanted[::2], strict=True)
@@ -61,20 +62,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 chunk = slice(start, start + size)
                 rows = [r[chunk].to(m.dtype) for r, m in zip(all_rows, narrow, strict=True)]
                 target = targets[chunk, None]
-                logits = (rows[0] @ narrow[0].T).to(wide)
+                logits = rows[0] @ narrow[0].T
                 for r, m in zip(rows[1:], narrow[1:], strict=True):
-                    logits += r @ m.T
-                logits -= logits.logsumexp(dim=1, keepdim=True)
-                total -= logits.gather(1, target).sum()
+                    logits = torch.addmm(logits, r, m.T)
                 if not any(wanted):
+                    total -= logits.to(wide).log_softmax(dim=1).gather(1, target).sum()
                     continue
-                # The gradient by the logits: probabilities, less one at the target.
-                ones = torch.full_like(target, -1, dtype=wide)
-                gradient = logits.exp_().scatter_add_(1, target, ones)
+                # Computed in float32, whatever it is stored in; a smaller p has no gradient left.
+                gradient = logits.softmax(dim=1)
+                chosen = gradient.gather(1, target).to(wide)
+                total -= chosen.clamp(min=torch.finfo(wide).tiny).log().sum()
+                # The gradient by the logits: probabilities, and at the target less all the others,
+                # which keeps its digits where p - 1 would lose them.
+                others = gradient.scatter_(1, target, 0).sum(dim=1, keepdim=True, dtype=wide)
+                gradient.scatter_(1, target, -others.to(gradient.dtype))
                 for row_grad, matrix_grad, r, m in zip(
                     row_grads, matrix_grads, rows, narrow, strict=True
                 ):
-                    gradient = gradient.to(m.dtype)
                     if row_grad is not None:
                         row_grad[chunk] = gradient @ m
                     if matrix_grad is not None:
