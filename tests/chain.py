@@ -116,23 +116,7 @@ def save_chain(
             "model.norm.weight": torch.ones(HIDDEN),
             "lm_head.weight": rows_that_vote(target_votes(), chain.successor),
         }
-        shapes = {
-            "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.q_proj.bias": (HIDDEN,),
-            "self_attn.k_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.k_proj.bias": (HIDDEN,),
-            "self_attn.v_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.v_proj.bias": (HIDDEN,),
-            "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.gate_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.up_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.down_proj.weight": (HIDDEN, HIDDEN),
-        }
-        for layer in range(2):
-            for name, shape in shapes.items():
-                tensors[f"model.layers.{layer}.{name}"] = torch.zeros(shape)
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(HIDDEN)
+        tensors |= idle_layers(HIDDEN)
     if layout != "plain":
         for i, head in enumerate(chain.heads):
             prefix = f"heads.heads.{i}"
@@ -153,19 +137,7 @@ def save_chain(
         "vocab_size": VOCAB,
     }
     if layout != "heads":
-        config |= {
-            "intermediate_size": HIDDEN,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-12,  # too little to move a row of signs
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            "torch_dtype": "float32",
-            "bos_token_id": None,
-            "eos_token_id": None,
-        }
+        config |= idle_config(HIDDEN)
     if layout != "plain":
         config |= {
             "n_head": len(chain.heads),
@@ -178,6 +150,46 @@ def save_chain(
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
+
+
+def idle_layers(hidden: int) -> dict[str, torch.Tensor]:
+    """Two Qwen2 layers that add nothing to the embedding of a token."""
+    shapes = {
+        "self_attn.q_proj.weight": (hidden, hidden),
+        "self_attn.q_proj.bias": (hidden,),
+        "self_attn.k_proj.weight": (hidden, hidden),
+        "self_attn.k_proj.bias": (hidden,),
+        "self_attn.v_proj.weight": (hidden, hidden),
+        "self_attn.v_proj.bias": (hidden,),
+        "self_attn.o_proj.weight": (hidden, hidden),
+        "mlp.gate_proj.weight": (hidden, hidden),
+        "mlp.up_proj.weight": (hidden, hidden),
+        "mlp.down_proj.weight": (hidden, hidden),
+    }
+    tensors = {}
+    for layer in range(2):
+        for name, shape in shapes.items():
+            tensors[f"model.layers.{layer}.{name}"] = torch.zeros(shape)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(hidden)
+    return tensors
+
+
+def idle_config(hidden: int) -> dict[str, Any]:
+    """What config.json says of `idle_layers`."""
+    return {
+        "intermediate_size": hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-12,  # too little to move a row of signs
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 def embeddings() -> torch.Tensor:
