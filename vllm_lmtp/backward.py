@@ -88,13 +88,13 @@ class BackwardDecoder:
         if num_heads == 0:
             return torch.empty(num_reqs, 0, dtype=torch.int64, device=hidden.device)
         if self.scorer is not None or choose is not None:
-            return self._filled(rows.states, sampled, num_drafts, choose)
+            return self.fill(rows.states, sampled, num_drafts, choose)
         top = self.heads.top_tokens(rows.states.reshape(-1, size), num_heads)
         # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
         ordered = top.view(num_reqs, stride, num_heads).transpose(1, 2)
         return ordered.reshape(num_reqs, -1)[:, :num_drafts]
 
-    def _filled(
+    def fill(
         self,
         states: torch.Tensor,
         sampled: torch.Tensor | None,
@@ -106,7 +106,7 @@ class BackwardDecoder:
         A head's places come one after another, so the logits of one head at a time are kept.
 
         Args:
-            states: [R, k, H], oldest first. sampled: [R].
+            states: [R, k, H], oldest first. sampled, num_drafts, choose: as in `draft`.
         """
         num_reqs, stride, size = states.shape
         previous = sampled
