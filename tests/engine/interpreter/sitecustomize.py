@@ -44,6 +44,20 @@ def _take_any_mask(module):
     )
 
 
+class _Libdevice:
+    """Stands in for CUDA's functions, which the interpreter calls to no effect."""
+
+    @staticmethod
+    def log1p(value):
+        import triton.language as tl
+
+        return tl.log(1.0 + value)
+
+
+def _use_stand_in(module):
+    module.tldevice = _Libdevice
+
+
 if os.environ.get("TRITON_INTERPRET") == "1":
     import importlib.util
 
@@ -61,3 +75,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     import wrapt
 
     wrapt.register_post_import_hook(_take_any_mask, "triton.runtime.interpreter")
+    wrapt.register_post_import_hook(
+        _use_stand_in, "vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils"
+    )
