@@ -103,6 +103,23 @@ def p_value(transitions: np.ndarray, probabilities: np.ndarray) -> float:
             cells.append((seen[~often].sum(), expected[~often].sum()))
         statistic += sum((s - e) ** 2 / e for s, e in cells)
         freedom += max(len(cells) - 1, 0)
+    return _beyond(statistic, freedom)
+
+
+def p_value_of_few(transitions: np.ndarray, probabilities: np.ndarray) -> float:
+    """As `p_value`, for some hundred tokens: by how likely each was after the one before it, the
+    likeliest, the next, the two after that, four, eight, and the others."""
+    order = np.argsort(-probabilities, axis=1)
+    classes = [0, 1, 2, 4, 8, 16]
+    shares = np.take_along_axis(probabilities, order, axis=1)[transitions[:, 0]]
+    expected = np.add.reduceat(shares, classes, axis=1).sum(axis=0)
+    places = np.argmax(order[transitions[:, 0]] == transitions[:, 1:], axis=1)
+    observed = np.histogram(places, [*classes, VOCAB])[0]
+    return _beyond(float(((observed - expected) ** 2 / expected).sum()), len(classes) - 1)
+
+
+def _beyond(statistic: float, freedom: int) -> float:
+    """How likely chi-square exceeds this."""
     half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))
 

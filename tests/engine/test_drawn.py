@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.dice import VOCAB, next_token, p_value, save_dice
+from tests.dice import VOCAB, next_token, p_value, p_value_of_few, save_dice
 from tests.engine.client import EngineHost, counted
 
 DRAWN = {"method": "lmtp", "draft_sample_method": "probabilistic"}
@@ -90,8 +90,11 @@ def test_drawn_drafts_of_a_part_of_the_vocabulary(host: EngineHost, tmp_path: Pa
     start(host, save_dice(tmp_path / "part", BLUR, drafted=48), DRAWN)
     requests, tokens = (200, 100) if host.runner == 1 else (12, 20)
     transitions, reply = sample(host, requests, tokens, temperature=1.0)
-    assert p_value(transitions, next_token(1.0)) > 0.01
-    assert 0.2 < accepted_share(reply) < 0.9
+    assert p_value_of_few(transitions, next_token(1.0)) > 0.01
+    assert p_value_of_few(transitions, next_token(2.0)) < 1e-3
+    if host.runner == 1:
+        assert p_value(transitions, next_token(1.0)) > 0.01
+    assert 0.1 < accepted_share(reply) < 0.9
 
 
 QUICK = [("drawn", 1.0, {}), ("drawn", 0.7, {"top_p": 0.8}), ("best", 0.7, {"top_k": 8})]
