@@ -104,37 +104,6 @@ class LeapHeads(nn.Module):
         best = self._best_of_ranks(value.unsqueeze(1), index.unsqueeze(1)).squeeze(1)
         return best if self.target_ids is None else self.target_ids[best]
 
-    def _best_of_ranks(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Ids of the best values over all ranks.
-
-        Args:
-            values, ids: [N, C], the best of this rank's shard and their ids.
-
-        Returns:
-            [N, C] int64.
-        """
-        tp_size = self.output(0).tp_size
-        if tp_size == 1:
-            return ids
-        # float32 carries ids exactly below 2**24, and vLLM's CPU collectives know no int64.
-        pairs = torch.stack([values.float(), ids.float()], dim=-1)
-        gathered = tensor_model_parallel_all_gather(pairs.flatten(1), dim=-1)
-        by_rank = gathered.view(len(values), tp_size, -1, 2)
-        best = by_rank[..., 0].argmax(dim=1, keepdim=True)
-        return by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
-
-    def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
-        """Logits [N, S] of one head on this rank's shard of the vocabulary; padding has -inf."""
-        x = rows
-        for _ in range(self.num_layers):
-            x = x + nn.functional.silu(self.blocks[head](x))
-        output = self.output(head)
-        logits = output.quant_method.apply(output, x)
-        shard = output.shard_indices
-        if shard.num_org_vocab_padding > 0:
-            logits[..., -shard.num_org_vocab_padding :] = float("-inf")
-        return logits
-
     def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `best_tokens`, and how likely that token is under the softmax of all scores.
 
@@ -174,6 +143,37 @@ class LeapHeads(nn.Module):
             return whole
         by_token = whole.new_full((len(whole), self.target_vocab_size), float("-inf"))
         return by_token.index_copy_(1, self.target_ids, whole)
+
+    def _best_of_ranks(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Ids of the best values over all ranks.
+
+        Args:
+            values, ids: [N, C], the best of this rank's shard and their ids.
+
+        Returns:
+            [N, C] int64.
+        """
+        tp_size = self.output(0).tp_size
+        if tp_size == 1:
+            return ids
+        # float32 carries ids exactly below 2**24, and vLLM's CPU collectives know no int64.
+        pairs = torch.stack([values.float(), ids.float()], dim=-1)
+        gathered = tensor_model_parallel_all_gather(pairs.flatten(1), dim=-1)
+        by_rank = gathered.view(len(values), tp_size, -1, 2)
+        best = by_rank[..., 0].argmax(dim=1, keepdim=True)
+        return by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
+
+    def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        """Logits [N, S] of one head on this rank's shard of the vocabulary; padding has -inf."""
+        x = rows
+        for _ in range(self.num_layers):
+            x = x + nn.functional.silu(self.blocks[head](x))
+        output = self.output(head)
+        logits = output.quant_method.apply(output, x)
+        shard = output.shard_indices
+        if shard.num_org_vocab_padding > 0:
+            logits[..., -shard.num_org_vocab_padding :] = float("-inf")
+        return logits
 
     def _local_top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""

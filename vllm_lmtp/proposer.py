@@ -127,7 +127,7 @@ class LMTPProposer:
             scheduler_output.num_spec_tokens_to_schedule,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
-            self.drafter.choice(self.confidence, drawing),
+            choose=self.drafter.choice(self.confidence, drawing),
         )
         if drawing is not None:
             # Read in the next step by the rejection sampler, request by request.

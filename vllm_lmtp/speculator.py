@@ -123,7 +123,7 @@ class LMTPSpeculator(DraftModelSpeculator):
             slots,
             wanted,
             last_sampled[input_batch.idx_mapping[:num_reqs].long()].view(num_reqs),
-            self.drafter.choice(self.draft_token_confidence_probs, draw),
+            choose=self.drafter.choice(self.draft_token_confidence_probs, draw),
         )
         if least := self.speculative_config.lmtp_min_confidence:
             # What is certain to be refused is never worth verifying.
