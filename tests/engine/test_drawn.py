@@ -134,7 +134,7 @@ def run(
         assert len(transitions) == requests * tokens
         assert 0.03 < accepted_share(reply) < 0.95
         p = p_value(transitions, next_token(temperature, **cut))
-        print(f"{kind} T={temperature} {cut}: {len(transitions)} tokens, p = {p:.3f}")
+        print(f"{kind} T={temperature} {cut}: {len(transitions)} tokens, p = {p:.3f}", flush=True)
         assert p > 0.01, (kind, temperature, cut)
         assert p_value(transitions, next_token(temperature * 1.1, **cut)) < 1e-6
 
