@@ -18,6 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -45,6 +46,13 @@ class Chain:
     def drafted(self, head: int, row_token: int, previous: int) -> int:
         """What a head drafts that reads the row of `row_token`, to follow `previous`."""
         return self.heads[head][row_token]
+
+    def confidence(self, place: int, row_token: int, previous: int) -> float:
+        """The probability that a place is given in a draft, uncalibrated: the softmax of the votes
+        of its head that reads the row of `row_token`, at the token it drafts."""
+        head = place // self.stride
+        votes = embeddings()[row_token] @ rows_that_vote(embeddings() * VOTE, self.heads[head]).T
+        return float(votes.double().softmax(dim=-1).max())
 
 
 def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) -> Chain:
@@ -108,23 +116,7 @@ def save_chain(
             "model.norm.weight": torch.ones(HIDDEN),
             "lm_head.weight": rows_that_vote(target_votes(), chain.successor),
         }
-        shapes = {
-            "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.q_proj.bias": (HIDDEN,),
-            "self_attn.k_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.k_proj.bias": (HIDDEN,),
-            "self_attn.v_proj.weight": (HIDDEN, HIDDEN),
-            "self_attn.v_proj.bias": (HIDDEN,),
-            "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.gate_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.up_proj.weight": (HIDDEN, HIDDEN),
-            "mlp.down_proj.weight": (HIDDEN, HIDDEN),
-        }
-        for layer in range(2):
-            for name, shape in shapes.items():
-                tensors[f"model.layers.{layer}.{name}"] = torch.zeros(shape)
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(HIDDEN)
+        tensors |= idle_layers(HIDDEN)
     if layout != "plain":
         for i, head in enumerate(chain.heads):
             prefix = f"heads.heads.{i}"
@@ -145,19 +137,7 @@ def save_chain(
         "vocab_size": VOCAB,
     }
     if layout != "heads":
-        config |= {
-            "intermediate_size": HIDDEN,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-12,  # too little to move a row of signs
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            "torch_dtype": "float32",
-            "bos_token_id": None,
-            "eos_token_id": None,
-        }
+        config |= idle_config(HIDDEN)
     if layout != "plain":
         config |= {
             "n_head": len(chain.heads),
@@ -170,6 +150,46 @@ def save_chain(
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
+
+
+def idle_layers(hidden: int) -> dict[str, torch.Tensor]:
+    """Two Qwen2 layers that add nothing to the embedding of a token."""
+    shapes = {
+        "self_attn.q_proj.weight": (hidden, hidden),
+        "self_attn.q_proj.bias": (hidden,),
+        "self_attn.k_proj.weight": (hidden, hidden),
+        "self_attn.k_proj.bias": (hidden,),
+        "self_attn.v_proj.weight": (hidden, hidden),
+        "self_attn.v_proj.bias": (hidden,),
+        "self_attn.o_proj.weight": (hidden, hidden),
+        "mlp.gate_proj.weight": (hidden, hidden),
+        "mlp.up_proj.weight": (hidden, hidden),
+        "mlp.down_proj.weight": (hidden, hidden),
+    }
+    tensors = {}
+    for layer in range(2):
+        for name, shape in shapes.items():
+            tensors[f"model.layers.{layer}.{name}"] = torch.zeros(shape)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{name}.weight"] = torch.ones(hidden)
+    return tensors
+
+
+def idle_config(hidden: int) -> dict[str, Any]:
+    """What config.json says of `idle_layers`."""
+    return {
+        "intermediate_size": hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-12,  # too little to move a row of signs
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 def embeddings() -> torch.Tensor:
@@ -220,60 +240,113 @@ class Counters:
         )
 
 
-def simulate(
-    chain: Chain,
-    prompt: list[int],
-    max_tokens: int,
-    num_drafts: int,
-    *,
-    max_model_len: int = 1024,
-    cached: int = 0,
-    padded: bool = False,
-    stop_token: int | None = None,
-) -> tuple[list[int], Counters]:
-    """Output tokens and counters of one request served greedily.
+class Walk:
+    """One request served greedily, step by step, and what is counted.
 
-    cached: prompt tokens that come from the prefix cache. padded: whether vLLM pads the request's
-    first step with placeholder drafts, as it does when one token is left to compute.
+    Args:
+        places: drafts a step at most. cut: a draft ends before the place at which the product of
+            its confidences falls below this.
+        cached, padded: as in `simulate`.
     """
-    counters = Counters.zero(num_drafts)
-    if padded:
-        counters.num_drafts += 1
-        counters.drafted_per_pos = [n + 1 for n in counters.drafted_per_pos]
-        counters.cold += 1
-    tokens = list(prompt)
-    output: list[int] = []
 
-    def emit(count: int) -> bool:
+    def __init__(
+        self,
+        chain: Chain,
+        prompt: Sequence[int],
+        max_tokens: int,
+        places: int,
+        *,
+        max_model_len: int = 1024,
+        cached: int = 0,
+        padded: bool = False,
+        stop_token: int | None = None,
+        cut: float = 0.0,
+    ) -> None:
+        self.chain, self.tokens, self.cached, self.cut = chain, list(prompt), cached, cut
+        self.max_tokens, self.max_model_len, self.stop_token = max_tokens, max_model_len, stop_token
+        self.output: list[int] = []
+        self.counters = Counters.zero(places)
+        if padded:
+            self.counters.num_drafts += 1
+            self.counters.drafted_per_pos = [1] * places
+            self.counters.cold += 1
+        self.ended = self._emit(1)
+
+    def _emit(self, count: int) -> bool:
         """Append `count` true tokens, up to the end of the request; True when it ended."""
         for _ in range(count):
-            token = chain.successor[tokens[-1]]
-            tokens.append(token)
-            output.append(token)
-            if len(output) >= max_tokens or len(tokens) >= max_model_len or token == stop_token:
+            token = self.chain.successor[self.tokens[-1]]
+            self.tokens.append(token)
+            self.output.append(token)
+            full = len(self.tokens) >= self.max_model_len
+            if len(self.output) >= self.max_tokens or full or token == self.stop_token:
                 return True
         return False
 
-    ended = emit(1)
-    while not ended:
+    def step(self, wanted: int) -> None:
+        """Draft `wanted` tokens at most, verify them, and emit what follows."""
+        chain, tokens, counters = self.chain, self.tokens, self.counters
         last = len(tokens) - 2  # the newest token's own position is not computed yet
-        known = last + 1 - cached
-        wanted = min(num_drafts, max_model_len - 1 - (last + 1) - 1)
-        truth = chain.walk(tokens[-1], num_drafts)[1:]
-        accepted = 0
+        known = last + 1 - self.cached
+        wanted = min(wanted, self.max_model_len - 1 - (last + 1) - 1)
+        truth = chain.walk(tokens[-1], max(wanted, 0))[1:]
+        draft: list[int] = []
+        survival = 1.0
         for place in range(wanted):
             head, inner = divmod(place, chain.stride)
             lag = min(chain.stride - 1 - inner, known - 1)
-            previous = truth[place - 1] if place else tokens[-1]  # all before it were right
-            if chain.drafted(head, tokens[last - lag], previous) != truth[place]:
+            previous = draft[-1] if draft else tokens[-1]
+            row = tokens[last - lag]
+            survival *= chain.confidence(place, row, previous) if self.cut else 1.0
+            if survival < self.cut:
                 break
+            draft.append(chain.drafted(head, row, previous))
+        accepted = 0
+        while accepted < len(draft) and draft[accepted] == truth[accepted]:
             accepted += 1
-        if wanted > 0:
+        if draft:
             counters.num_drafts += 1
             counters.cold += known < chain.stride
-            for place in range(wanted):
+            for place in range(len(draft)):
                 counters.drafted_per_pos[place] += 1
             for place in range(accepted):
                 counters.accepted_per_pos[place] += 1
-        ended = emit(accepted + 1)
-    return output, counters
+        self.ended = self._emit(accepted + 1)
+
+
+def simulate(
+    chain: Chain, prompt: list[int], max_tokens: int, num_drafts: int, **options: Any
+) -> tuple[list[int], Counters]:
+    """Output tokens and counters of one request served greedily.
+
+    options: max_model_len; cached, prompt tokens that come from the prefix cache; padded, whether
+    vLLM pads the request's first step with placeholder drafts, as it does when one token is left to
+    compute; stop_token; cut, below which a draft loses its tail.
+    """
+    walk = Walk(chain, prompt, max_tokens, num_drafts, **options)
+    while not walk.ended:
+        walk.step(num_drafts)
+    return walk.output, walk.counters
+
+
+def simulate_by_batch(
+    chain: Chain,
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    places: int,
+    wanted: Sequence[int],
+) -> tuple[list[list[int]], Counters]:
+    """Outputs and counters of requests that start together, drafts a step by their number.
+
+    limits: tokens of each request. wanted: drafts for a batch of 1, 2, ... requests; the batch of a
+    step decides the drafts that it makes, which are verified in the next.
+    """
+    walks = [Walk(chain, p, n, places) for p, n in zip(prompts, limits, strict=True)]
+    drafts = wanted[len(walks) - 1]
+    while live := [walk for walk in walks if not walk.ended]:
+        for walk in live:
+            walk.step(drafts)
+        drafts = wanted[len(live) - 1]
+    return [walk.output for walk in walks], sum(
+        (walk.counters for walk in walks), Counters.zero(places)
+    )

@@ -7,9 +7,10 @@ none, so a draft depends on heads and scorer alike.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,37 @@ class ScoredChain(Chain):
     def drafted(self, head: int, row_token: int, previous: int) -> int:
         """The best of the head's votes and the scorer's together."""
         assert self.scoring is not None
+        return self.scoring.vocabulary[int(self._votes(head, row_token, previous).argmax())]
+
+    def confidence(self, place: int, row_token: int, previous: int) -> float:
+        """What the softmax of all votes gives the token drafted, on the line of the place."""
+        assert self.scoring is not None
+        total = self._votes(place // self.stride, row_token, previous).double()
+        share = float(total.softmax(dim=-1).max())
+        line = {"slope": 1.0, "intercept": 0.0}
+        if "confidence" in self.scoring.config:
+            line = self.scoring.config["confidence"]["places"][place]
+        odds = line["slope"] * math.log(share / (1 - share)) + line["intercept"]
+        return 1 / (1 + math.exp(-odds))
+
+    def _votes(self, head: int, row_token: int, previous: int) -> torch.Tensor:
+        """[D], of head and scorer together."""
+        assert self.scoring is not None
         vocabulary, votes = self.scoring.vocabulary, self.scoring.votes
         assert votes is not None
         matrix = rows_that_vote(embeddings() * VOTE, self.heads[head])[list(vocabulary)]
-        total = embeddings()[row_token] @ matrix.T + votes[min(head, len(votes) - 1), previous]
-        return vocabulary[int(total.argmax())]
+        return embeddings()[row_token] @ matrix.T + votes[min(head, len(votes) - 1), previous]
 
 
 def scored(chain: Chain, scoring: Scoring) -> ScoredChain:
     """`chain` served with `scoring`."""
     return ScoredChain(chain.stride, chain.successor, chain.heads, scoring)
+
+
+def calibrated(scoring: Scoring, lines: Sequence[tuple[float, float]]) -> Scoring:
+    """`scoring` with a (slope, intercept) for the confidence of each place."""
+    places = [{"slope": slope, "intercept": intercept} for slope, intercept in lines]
+    return replace(scoring, config=scoring.config | {"confidence": {"places": places}})
 
 
 def markov(

@@ -4,7 +4,8 @@ This is all of L-MTP that runs per step, shared by both of vLLM's runners: the h
 rows at lags k-1..0, each head reads its k rows in one product, and head after head yields k
 adjacent tokens, so the draft is contiguous from offset 2 on (arXiv 2505.17505, section 3). With a
 scorer each place is filled in the light of the one before it, which costs a step a place but no
-further pass through a head. Knows nothing of vLLM; the heads may be any object with these methods.
+further pass through a head; so it is where the tokens are drawn, or their confidence is wanted
+(choice.py). Knows nothing of vLLM; the heads may be any object with these methods.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from vllm_lmtp.choice import Choose
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.scorer import Scorer
@@ -65,6 +67,7 @@ class BackwardDecoder:
         slots: torch.Tensor,
         num_drafts: int,
         sampled: torch.Tensor | None = None,
+        choose: Choose | None = None,
     ) -> torch.Tensor:
         """Advance the history by one step and draft the tokens that follow it.
 
@@ -74,6 +77,7 @@ class BackwardDecoder:
                 with 0 only the history advances, so that drafting can resume at any step.
             sampled: [R] int64, the token that the target has just sampled for each request, which
                 a scorer needs; any id where there is none, as in the middle of a prompt.
+            choose: picks the token of each place; None for the best.
 
         Returns:
             [R, num_drafts] int64, offsets 2..num_drafts+1 in order.
@@ -83,23 +87,26 @@ class BackwardDecoder:
         num_reqs, stride, size = rows.states.shape
         if num_heads == 0:
             return torch.empty(num_reqs, 0, dtype=torch.int64, device=hidden.device)
-        if self.scorer is not None:
-            assert sampled is not None
-            return self._filled(self.scorer, rows.states, sampled, num_drafts)
+        if self.scorer is not None or choose is not None:
+            return self.fill(rows.states, sampled, num_drafts, choose)
         top = self.heads.top_tokens(rows.states.reshape(-1, size), num_heads)
         # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
         ordered = top.view(num_reqs, stride, num_heads).transpose(1, 2)
         return ordered.reshape(num_reqs, -1)[:, :num_drafts]
 
-    def _filled(
-        self, scorer: Scorer, states: torch.Tensor, sampled: torch.Tensor, num_drafts: int
+    def fill(
+        self,
+        states: torch.Tensor,
+        sampled: torch.Tensor | None,
+        num_drafts: int,
+        choose: Choose | None,
     ) -> torch.Tensor:
         """The draft [R, num_drafts] int64, place after place.
 
         A head's places come one after another, so the logits of one head at a time are kept.
 
         Args:
-            states: [R, k, H], oldest first. sampled: [R].
+            states: [R, k, H], oldest first. sampled, num_drafts, choose: as in `draft`.
         """
         num_reqs, stride, size = states.shape
         previous = sampled
@@ -108,7 +115,13 @@ class BackwardDecoder:
             logits = self.heads.logits(states.reshape(-1, size), head)
             by_lag = logits.reshape(num_reqs, stride, -1)
             for inner in range(min(stride, num_drafts - len(draft))):
-                scores = scorer.add(by_lag[:, inner].float(), head, previous)
-                previous = self.heads.best_tokens(scores)
+                scores = by_lag[:, inner].float()
+                if self.scorer is not None:
+                    assert previous is not None
+                    scores = self.scorer.add(scores, head, previous)
+                if choose is None:
+                    previous = self.heads.best_tokens(scores)
+                else:
+                    previous = choose(scores, len(draft))
                 draft.append(previous)
         return torch.stack(draft, dim=1)

@@ -60,12 +60,6 @@ class _Unsupported:
 
 UNSUPPORTED = (
     _Unsupported(
-        "draft_sample_method",
-        ("greedy",),
-        "leap heads hand over one token a place, not a distribution",
-        "leave it out; output keeps the target's distribution either way",
-    ),
-    _Unsupported(
         "quantization",
         (None,),
         "heads are served in the target's dtype",
@@ -78,12 +72,6 @@ UNSUPPORTED = (
         "use_heterogeneous_vocab",
         (False,),
         "heads speak the target's vocabulary",
-        "leave it out",
-    ),
-    _Unsupported(
-        "enable_adaptive_verification",
-        (False,),
-        "leap heads give no confidence",
         "leave it out",
     ),
     _Unsupported("max_model_len", (None,), "heads have no context of their own", "leave it out"),
@@ -133,8 +121,51 @@ def find_refusals(
             )
         )
     faults += _engine_faults(settings)
+    faults += _confidence_faults(checkpoint, settings)
     if settings.runner == 1:
         faults += _runner_v1_faults(settings)
+    return faults
+
+
+def _confidence_faults(checkpoint: HeadsCheckpoint, settings: EngineSettings) -> list[Refusal]:
+    """Uses of the confidence that the runner has not, and a calibration of other places."""
+    faults = []
+    least = settings.options.get("lmtp_min_confidence", 0)
+    adaptive = settings.options.get("enable_adaptive_verification", False)
+    if settings.runner == 2 and least and not adaptive:
+        faults.append(
+            Refusal(
+                WHERE,
+                "lmtp_min_confidence",
+                str(least),
+                "0, or enable_adaptive_verification beside it: Model Runner V2 has no other way to "
+                "verify a part of a draft",
+                "add enable_adaptive_verification, or leave lmtp_min_confidence out",
+            )
+        )
+    if settings.runner == 1 and adaptive:
+        faults.append(
+            Refusal(
+                WHERE,
+                "enable_adaptive_verification",
+                "True",
+                "False on Model Runner V1, which cannot choose what to verify",
+                "use lmtp_min_confidence there, or Model Runner V2",
+            )
+        )
+    scorer, most = checkpoint.scorer, checkpoint.schedule.max_drafts
+    used = (least or adaptive) and settings.options.get("lmtp_scorer", "auto") != "none"
+    if used and scorer is not None and len(scorer.confidence) not in (0, most):
+        faults.append(
+            Refusal(
+                str(checkpoint.path),
+                "scorer.confidence.places",
+                f"{len(scorer.confidence)} entries",
+                f"{most}, the places that these heads have with stride "
+                f"{checkpoint.schedule.stride}",
+                "calibrate again: vllm-lmtp scorer calibrate",
+            )
+        )
     return faults
 
 
@@ -221,6 +252,18 @@ def _runner_v1_faults(settings: EngineSettings) -> list[Refusal]:
                 str(settings.pipeline_parallel_size),
                 "1: with drafts, V1 loses tokens on the earlier pipeline ranks",
                 "use Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1, needs Triton)",
+            )
+        )
+    drawn = settings.options.get("draft_sample_method") == "probabilistic"
+    if drawn and settings.tensor_parallel_size > 1:
+        faults.append(
+            Refusal(
+                WHERE,
+                "draft_sample_method",
+                "'probabilistic' on Model Runner V1 with --tensor-parallel-size "
+                f"{settings.tensor_parallel_size}",
+                "'greedy': there the ranks of V1 have no common source of random numbers",
+                "leave it out, or use Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)",
             )
         )
     if settings.async_scheduling:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.logger import init_logger
@@ -9,6 +11,8 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_lmtp import __version__
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.choice import Choose, ConfidentBest, Draw, Drawn, Meter
+from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.heads import LeapHeads
 from vllm_lmtp.history import History
 from vllm_lmtp.read import draft_vocabulary
@@ -19,9 +23,30 @@ from vllm_lmtp.weights import load_heads
 logger = init_logger("vllm.lmtp")
 
 
-def build_decoder(
-    vllm_config: VllmConfig, num_slots: int, device: torch.device
-) -> tuple[BackwardDecoder, LeapHeads]:
+@dataclass(frozen=True)
+class Drafter:
+    """decoder; the heads, which own every tensor of it; confidence, where it is wanted."""
+
+    decoder: BackwardDecoder
+    heads: LeapHeads
+    confidence: Confidence | None
+
+    def choice(self, into: torch.Tensor | None, draw: Draw | None = None) -> Choose | None:
+        """How the places are filled; None for the best token, which needs no chooser.
+
+        Args:
+            into: [at least R, m] float32, where the confidence of each place goes if it is wanted.
+            draw: draws tokens from the scored distribution; None for the best.
+        """
+        meter = None
+        if self.confidence is not None and into is not None:
+            meter = Meter(self.confidence, into)
+        if draw is not None:
+            return Drawn(self.heads, draw, meter)
+        return None if meter is None else ConfidentBest(self.heads, meter)
+
+
+def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device) -> Drafter:
     """Load the heads of `vllm_config.speculative_config` onto this rank.
 
     vLLM calls this inside its measured model load, so the heads count as model memory.
@@ -46,6 +71,7 @@ def build_decoder(
             checkpoint.output_rows,
             dtype,
             None if vocabulary is None else vocabulary.to(device),
+            checkpoint.vocab_size,
         )
     load_heads(heads, checkpoint)
     scorer = None
@@ -56,6 +82,12 @@ def build_decoder(
         scorer = build_scorer(checkpoint, start, end, output.num_embeddings_per_partition, dtype)
     if scorer is not None:
         heads.add_module("scorer", scorer.to(device))
+    confidence = None
+    if speculative_config.wants_confidence:
+        lines = () if scorer is None or checkpoint.scorer is None else checkpoint.scorer.confidence
+        places = speculative_config.num_speculative_tokens or schedule.max_drafts
+        confidence = Confidence(lines, places).to(device)
+        heads.add_module("confidence", confidence)
     history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
@@ -69,4 +101,4 @@ def build_decoder(
         "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
         speculative_config.model,
     )
-    return BackwardDecoder(schedule, heads, history, scorer), heads
+    return Drafter(BackwardDecoder(schedule, heads, history, scorer), heads, confidence)

@@ -4,9 +4,9 @@ A head maps a hidden state x to logits out(f(x)) with f(x) = x + SiLU(W x + b), 
 `num_layers` times with the same W and b, as the reference's repeated block does. The heads own no
 attention and no KV cache.
 
-Only the top token of each row is ever needed, so logits are never gathered: every tensor-parallel
-rank finds the best token of its shard, and one exchange of (value, id) pairs for the whole draft
-settles the rest. Ties go to the smaller id, on one rank or many.
+Only the top token of each row is needed, so logits are not gathered (unless drafts are drawn from
+them): every tensor-parallel rank finds the best token of its shard, and one exchange of (value, id)
+pairs for the whole draft settles the rest. Ties go to the smaller id, on one rank or many.
 
 Heads may draft from a vocabulary of their own; its ids stay inside this module.
 """
@@ -34,6 +34,7 @@ class LeapHeads(nn.Module):
         dtype: of the weights and of the rows.
         target_ids: [vocab_size] int64, strictly increasing, the target's token of each row of the
             output matrices; None where row and token are the same.
+        target_vocab_size: V, where it is another than `vocab_size`.
     """
 
     target_ids: torch.Tensor | None
@@ -46,9 +47,11 @@ class LeapHeads(nn.Module):
         vocab_size: int,
         dtype: torch.dtype,
         target_ids: torch.Tensor | None = None,
+        target_vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         self.num_layers = num_layers
+        self.target_vocab_size = target_vocab_size or vocab_size
         self.blocks = nn.ModuleList(
             nn.Linear(hidden_size, hidden_size, dtype=dtype) for _ in range(n_heads)
         )
@@ -100,6 +103,46 @@ class LeapHeads(nn.Module):
         value, index = self._local_top(scores)
         best = self._best_of_ranks(value.unsqueeze(1), index.unsqueeze(1)).squeeze(1)
         return best if self.target_ids is None else self.target_ids[best]
+
+    def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `best_tokens`, and how likely that token is under the softmax of all scores.
+
+        The log-sum-exp of every shard is a third column of the one exchange.
+
+        Returns:
+            [N] int64 ids of the target, and [N] float32 log-probabilities, alike on every rank.
+        """
+        value, index = self._local_top(scores)
+        mass = scores.logsumexp(dim=-1)
+        tp_size = self.output(0).tp_size
+        if tp_size > 1:
+            columns = torch.stack([value, index.float(), mass], dim=-1)
+            gathered = tensor_model_parallel_all_gather(columns, dim=-1)
+            values, ids, masses = gathered.view(len(value), tp_size, 3).unbind(-1)
+            best = values.argmax(dim=1, keepdim=True)
+            value = values.gather(1, best).squeeze(1)
+            index = ids.gather(1, best).squeeze(1).to(torch.int64)
+            mass = masses.logsumexp(dim=1)
+        return index if self.target_ids is None else self.target_ids[index], value - mass
+
+    def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of all ranks in the order of the target's tokens.
+
+        Args:
+            scores: [N, S], this rank's shard of the vocabulary with its padding.
+
+        Returns:
+            [N, V], -inf for tokens that the heads cannot draft; alike on every rank.
+        """
+        output = self.output(0)
+        whole = scores
+        if output.tp_size > 1:
+            whole = tensor_model_parallel_all_gather(scores, dim=-1)
+        whole = whole[:, : output.org_vocab_size]  # padding comes last
+        if self.target_ids is None:
+            return whole
+        by_token = whole.new_full((len(whole), self.target_vocab_size), float("-inf"))
+        return by_token.index_copy_(1, self.target_ids, whole)
 
     def _best_of_ranks(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Ids of the best values over all ranks.

@@ -16,7 +16,9 @@ from vllm.config import VllmConfig
 
 from vllm_lmtp import METHOD
 from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.drafter import build_decoder
+from vllm_lmtp.confidence import worth_verifying
+from vllm_lmtp.drafter import Drafter, build_drafter
+from vllm_lmtp.drawing import Drawing
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.slots import SlotTable
 
@@ -60,6 +62,7 @@ class LMTPProposer:
 
     in_use = False
     """Whether this process has built an lmtp drafter on V1; without one, patches stay inert."""
+    drafter: Drafter
     decoder: BackwardDecoder
     model: nn.Module
 
@@ -80,7 +83,13 @@ class LMTPProposer:
 
     def load_model(self, target_model: nn.Module) -> None:
         """Load the heads."""
-        self.decoder, self.model = build_decoder(self.vllm_config, self.num_slots, self.device)
+        self.drafter = build_drafter(self.vllm_config, self.num_slots, self.device)
+        self.decoder, self.model = self.drafter.decoder, self.drafter.heads
+        config = self.vllm_config.speculative_config
+        shape = self.vllm_config.scheduler_config.max_num_seqs, config.num_speculative_tokens
+        self.confidence = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self.least_confidence = config.lmtp_min_confidence
+        self.draws = config.draft_sample_method == "probabilistic"
 
     def propose(
         self,
@@ -93,7 +102,7 @@ class LMTPProposer:
         spec_decode_metadata: Any,
         common_attn_metadata: Any,
         slot_mappings: Any,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | list[list[int]]:
         """Draft for every row of the batch.
 
         Args:
@@ -101,13 +110,15 @@ class LMTPProposer:
             hidden_states: [T, H], final-norm hidden states.
 
         Returns:
-            [R, m] int64, m the number of drafts that the scheduler wants this step.
+            [R, m] int64, m the number of drafts that the scheduler wants this step; or lists of at
+            most m, where drafts that are not confident enough lose their tail.
         """
         num_reqs = len(sampled_token_ids)
         bounds = common_attn_metadata.query_start_loc[: num_reqs + 1].long()
         first, length = bounds[:-1], bounds.diff()
         rejected = self._to_device(_rejected(sampled_token_ids, spec_decode_metadata))
-        return self.decoder.draft(
+        drawing = self._drawing(sampled_token_ids, sampling_metadata)
+        draft = self.decoder.draft(
             hidden_states,
             first,
             length - rejected,
@@ -116,7 +127,28 @@ class LMTPProposer:
             scheduler_output.num_spec_tokens_to_schedule,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
+            choose=self.drafter.choice(self.confidence, drawing),
         )
+        if drawing is not None:
+            # Read in the next step by the rejection sampler, request by request.
+            self.runner._draft_probs = drawing.probabilities()
+            self.runner._draft_prob_req_ids = list(self.runner.input_batch.req_ids)
+        if not self.least_confidence:
+            return draft
+        confidence = self.confidence[:num_reqs, : draft.shape[1]]
+        lengths = worth_verifying(confidence, self.least_confidence).sum(dim=1).tolist()
+        return [tokens[:n] for tokens, n in zip(draft.tolist(), lengths, strict=True)]
+
+    def _drawing(self, sampled_token_ids: list[list[int]], metadata: Any) -> Drawing | None:
+        """How this draft's tokens are drawn; None where the best are taken."""
+        if not self.draws or metadata.all_greedy:
+            return None
+        generators = {
+            row: generator
+            for row, generator in metadata.generators.items()
+            if sampled_token_ids[row]
+        }
+        return Drawing(metadata.temperature, generators)
 
     def _assign_slots(self, scheduler_output: Any) -> list[int]:
         self.slots.forget(scheduler_output.finished_req_ids)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any
+from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import Refusal
 from vllm_lmtp.tensors import FLOAT_DTYPES, INT8, TensorInfo
@@ -28,14 +28,18 @@ SCORER_TENSORS = (
     TABLE_RATIOS,
 )
 FIELD = "scorer"
+CONFIDENCE = "confidence"
+LINE = ("slope", "intercept")
 
 
 @dataclass(frozen=True)
 class ScorerFacts:
-    """The scorer of a folder. kind: MARKOV or TABLE. weight: of a table's ratios; 1 for a term."""
+    """The scorer of a folder. kind: MARKOV or TABLE. weight: of a table's ratios; 1 for a term.
+    confidence: (slope, intercept) of each place, where it was calibrated."""
 
     kind: str
     weight: float = 1.0
+    confidence: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,48 @@ def read_scorer(
     ]
     for name, info in held.items():
         faults += _unfit(name, info, held, kind, sizes)
-    weight = stated.get("weight", "no such key") if kind == TABLE else 1.0
+    weight: Any = stated.get("weight", "no such key") if kind == TABLE else 1.0
     if not _is_weight(weight):
         remedy = "set the weight that was found best, such as 0.8"
         expected = "a finite number from 0 on"
         where = str(config_file)
         faults.append(Refusal(where, f"{FIELD}.weight", shown(weight), expected, remedy))
         weight = 1.0
-    return ScorerFacts(kind, float(weight)), faults
+    lines, found = _lines(str(config_file), stated.get(CONFIDENCE))
+    return ScorerFacts(kind, float(weight), lines), faults + found
 
 
 _RESTORE = "restore the file that was saved with the scorer, or remove scorer.* and its config"
 
 
 def _is_weight(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return 0 <= value <= 1e6 and math.isfinite(value)
+    return _is_number(value) and value >= 0
+
+
+def _lines(config_file: str, stated: Any) -> tuple[tuple[tuple[float, float], ...], list[Refusal]]:
+    """The calibration of each place, and its faults; none where nothing is stated."""
+    if stated is None:
+        return (), []
+    field, remedy = f"{FIELD}.{CONFIDENCE}", "calibrate again: vllm-lmtp scorer calibrate"
+    places = stated.get("places") if isinstance(stated, dict) else None
+    if not isinstance(places, list) or not places:
+        expected = "an object with `places`, a list with one entry for each place of a draft"
+        return (), [Refusal(config_file, field, shown(stated), expected, remedy)]
+    lines, faults = [], []
+    for number, place in enumerate(places):
+        slope, intercept = (place.get(k) if isinstance(place, dict) else None for k in LINE)
+        if _is_number(slope) and slope > 0 and _is_number(intercept):
+            lines.append((float(slope), float(intercept)))
+            continue
+        expected = "an object with a slope above 0 and an intercept, finite numbers"
+        where = f"{field}.places[{number}]"
+        faults.append(Refusal(config_file, where, shown(place), expected, remedy))
+    return tuple(lines), faults
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= 1e6 and math.isfinite(value)
 
 
 def _scales_wanted(held: Mapping[str, TensorInfo]) -> list[str]:

@@ -45,16 +45,20 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     num_speculative_tokens: 1..n*k, n*k when left out.
     lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
     lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
+    lmtp_min_confidence: a draft ends before the place at which it is less likely than this to be
+        right up to there; 0 keeps all.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here
         model: str | None
         revision: str | None
         num_speculative_tokens: int | None
+        enable_adaptive_verification: bool
 
     method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_scorer: Literal["auto", "none", "table", "markov"] = "auto"
+    lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
@@ -91,6 +95,11 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         """The leap schedule that is served."""
         assert self.lmtp_stride is not None
         return LeapSchedule(self.lmtp_n_heads, self.lmtp_stride)
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Whether anything asks how confident the drafts are."""
+        return self.enable_adaptive_verification or self.lmtp_min_confidence > 0
 
     def read_heads(self) -> HeadsCheckpoint:
         """Find and check the heads on this machine; each node calls it for itself.
@@ -142,7 +151,9 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
             continue
         field = ".".join(str(part) for part in fault["loc"]) or "value"
         if fault["type"] == "unexpected_keyword_argument":
-            known = "lmtp_stride, lmtp_scorer or one of vLLM's speculative options"
+            known = (
+                "lmtp_stride, lmtp_scorer, lmtp_min_confidence or one of vLLM's speculative options"
+            )
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")
             )

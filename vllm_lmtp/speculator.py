@@ -10,10 +10,13 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
 from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.drafter import build_decoder
+from vllm_lmtp.choice import Draw
+from vllm_lmtp.confidence import worth_verifying
+from vllm_lmtp.drafter import Drafter, build_drafter
 
 
 class LMTPSpeculator(DraftModelSpeculator):
@@ -23,11 +26,15 @@ class LMTPSpeculator(DraftModelSpeculator):
     Everything stays on the device: asynchronous scheduling and CUDA graphs hold.
     """
 
+    drafter: Drafter
     decoder: BackwardDecoder
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
         super().__init__(vllm_config, device)
         self.attn_groups: list[Any] = []
+        # vLLM would estimate the confidence from the logits of the draft, for drafters without one.
+        self.use_acceptance_estimator = False
+        self.places = torch.arange(self.num_speculative_steps, device=device)
         for states in req_states:
             self._reset_reused_slots(states)
 
@@ -47,8 +54,9 @@ class LMTPSpeculator(DraftModelSpeculator):
         self, target_model: nn.Module, target_attn_layer_names: set[str]
     ) -> nn.Module:
         """Load the heads; they have no attention layers."""
-        self.decoder, heads = build_decoder(self.vllm_config, self.max_num_reqs, self.device)
-        return heads
+        self.drafter = build_drafter(self.vllm_config, self.max_num_reqs, self.device)
+        self.decoder = self.drafter.decoder
+        return self.drafter.heads
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         """Heads have no attention, so there is nothing to set."""
@@ -69,7 +77,9 @@ class LMTPSpeculator(DraftModelSpeculator):
         num_sampled: torch.Tensor,
         num_rejected: torch.Tensor,
         last_sampled: torch.Tensor,
-        *sampling_state: Any,
+        next_prefill_tokens: torch.Tensor,
+        temperature: torch.Tensor,
+        seeds: torch.Tensor,
         dummy_run: bool = False,
         num_speculative_tokens: int | None = None,
         **unused: Any,
@@ -80,6 +90,7 @@ class LMTPSpeculator(DraftModelSpeculator):
             last_hidden_states: [T, H], final-norm hidden states.
             num_rejected: [R], rows at the end of each request that the target refused.
             last_sampled: [max_num_reqs, 1] int64, by slot, the newest token of each request.
+            temperature, seeds: [max_num_reqs], by slot, for drafts that are drawn.
             num_speculative_tokens: drafts wanted this step, `None` for all.
 
         Returns:
@@ -97,13 +108,58 @@ class LMTPSpeculator(DraftModelSpeculator):
         wanted = (
             self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         )
+        kept = bounds[1:] - first - num_rejected[:num_reqs]
+        draw = None
+        if self.draft_logits is not None:
+            # Slots of -1 draw nothing that counts and leave the cache alone.
+            requests = torch.full_like(first, -1) if dummy_run else slots
+            newest = input_batch.positions[first + kept - 1].long() + 1
+            draw = self._draw(requests, newest, temperature, seeds)
         self.draft_tokens[:num_reqs, :wanted] = self.decoder.draft(
             last_hidden_states,
             first,
-            bounds[1:] - first - num_rejected[:num_reqs],
+            kept,
             input_batch.positions[first],
             slots,
             wanted,
             last_sampled[input_batch.idx_mapping[:num_reqs].long()].view(num_reqs),
+            choose=self.drafter.choice(self.draft_token_confidence_probs, draw),
         )
+        if least := self.speculative_config.lmtp_min_confidence:
+            # What is certain to be refused is never worth verifying.
+            confidence = self.draft_token_confidence_probs[:num_reqs, :wanted]
+            confidence *= worth_verifying(confidence, least)
         return self.draft_tokens[:num_reqs]
+
+    def _draw(
+        self,
+        slots: torch.Tensor,
+        newest: torch.Tensor,
+        temperature: torch.Tensor,
+        seeds: torch.Tensor,
+    ) -> Draw:
+        """vLLM's own draw, which keeps what it drew from for the rejection sampler.
+
+        Args:
+            slots: [R] int64. newest: [R] int64, the position of the newest token, which is what
+                the draw of the token after it is keyed by.
+        """
+        assert self.draft_logits is not None
+        cache = self.draft_logits
+
+        def draw(scores: torch.Tensor, place: int) -> torch.Tensor:
+            sampled: torch.Tensor = gumbel_sample(
+                scores.to(cache.dtype).contiguous(),
+                slots,
+                temperature,
+                seeds,
+                newest + place,
+                apply_temperature=True,
+                is_drafting=True,
+                logits_cache=cache,
+                logits_cache_col=self.places[place],
+                use_fp64=self.use_fp64_gumbel,
+            )
+            return sampled
+
+        return draw

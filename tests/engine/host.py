@@ -64,6 +64,22 @@ class Host:
             "counters": {key: value - before.get(key, 0) for key, value in after.items()},
         }
 
+    def mistake_drafts(self, on: bool) -> dict[str, Any]:
+        """Let Runner V1 hand over other probabilities than drafts were drawn from, or no longer."""
+        from vllm_lmtp.drawing import Drawing
+
+        if on:
+            right = self.right = Drawing.probabilities
+
+            def flattened(drawing: Any) -> Any:
+                found = right(drawing)
+                return None if found is None else (found.sqrt() / found.sqrt().sum(-1, True))
+
+            Drawing.probabilities = flattened  # type: ignore[method-assign]
+        else:
+            Drawing.probabilities = self.right  # type: ignore[method-assign]
+        return {}
+
     def counters(self) -> dict[str, float]:
         """Every counter by name and the labels that matter."""
         found: dict[str, float] = {}

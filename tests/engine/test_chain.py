@@ -22,6 +22,7 @@ from tests.chain import (
     save_chain,
     served,
     simulate,
+    simulate_by_batch,
 )
 from tests.engine.client import EngineHost, counted
 
@@ -169,6 +170,27 @@ def test_fewer_drafts_than_the_heads_offer(
         spec = {"method": "lmtp", "num_speculative_tokens": wanted}
         host.start(chain_folder, speculative_config=spec)
         check(host, chain, prompts_of(chain, [5, 40, 41]), 20, wanted, 512)
+
+
+def test_drafts_by_the_size_of_the_batch(
+    host: EngineHost, chain: Chain, chain_folder: Path
+) -> None:
+    """Requests end one after another, so drafts are short, absent, longer and whole in turn; what
+    is drafted after steps without drafts rests on states that those steps kept."""
+    schedule = [[1, 1, 6], [2, 3, 3], [4, 5, 0], [6, 8, 1]]
+    wanted = [6, 3, 3, 0, 0, 1, 1, 1]
+    spec = {"method": "lmtp", "num_speculative_tokens_per_batch_size": schedule}
+    host.start(chain_folder, speculative_config=spec)
+    prompts = prompts_of(chain, [5, 40, 41, 90, 3, 12, 7, 30])
+    limits = [10, 14, 20, 30, 45, 60, 75, 90]
+    params = [{**GREEDY, "max_tokens": limit} for limit in limits]
+    reply = host.generate(prompts, params)
+    outputs, expected = simulate_by_batch(chain, prompts, limits, 6, wanted)
+    assert [output for (output,) in reply["tokens"]] == outputs
+    found = counted(reply["counters"], 6, 2)
+    assert found.drafted_per_pos[0] > found.drafted_per_pos[2] > found.drafted_per_pos[5] > 0
+    if not host.asynchronous:  # which schedules a step ahead and so sees each request end later
+        assert found == expected
 
 
 def test_heads_beside_an_ordinary_target(host: EngineHost, chain: Chain, tmp_path: Path) -> None:

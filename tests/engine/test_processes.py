@@ -8,8 +8,12 @@ import pytest
 
 from tests import scoring
 from tests.chain import Chain, draft_vocabulary, save_chain
+from tests.dice import save_dice
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
+from tests.engine.test_confidence import LINES
+from tests.engine.test_confidence import check as check_cut
+from tests.engine.test_drawn import accepted_share, sample
 
 TWO_RANKS = [
     (1, False, "tensor_parallel_size"),
@@ -62,6 +66,33 @@ def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
         host.close()
 
 
+def test_two_ranks_agree_on_the_confidence(chain: Chain, tmp_path: Path) -> None:
+    """The log-sum-exp of both parts of the vocabulary tells how likely a token was."""
+    vocabulary = draft_vocabulary()
+    scorer = scoring.calibrated(scoring.markov(chain, vocabulary, per_head=True), LINES)
+    folder = scorer.add_to(save_chain(chain, tmp_path / "scored", vocabulary=vocabulary))
+    host = EngineHost(1, False, tmp_path / "host.log", processes=True)
+    try:
+        spec = {"method": "lmtp", "lmtp_min_confidence": 0.45}
+        host.start(folder, speculative_config=spec, tensor_parallel_size=2)
+        check_cut(host, scoring.scored(chain, scorer), 6, 0.45)
+    finally:
+        host.close()
+
+
+def test_two_ranks_draw_alike(tmp_path: Path) -> None:
+    """Both hold the whole distribution, so drafts drawn as the target draws are all accepted."""
+    host = EngineHost(2, True, tmp_path / "host.log", processes=True)
+    try:
+        spec = {"method": "lmtp", "draft_sample_method": "probabilistic"}
+        folder = save_dice(tmp_path / "same", blur=0.0)
+        host.start(folder, speculative_config=spec, tensor_parallel_size=2)
+        _, reply = sample(host, 6, 12, temperature=1.0)
+        assert accepted_share(reply) > 0.999
+    finally:
+        host.close()
+
+
 def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) -> None:
     """A configuration that cannot work stops before any worker starts, with every reason."""
     host = EngineHost(1, False, tmp_path / "host.log", processes=True)
@@ -73,7 +104,7 @@ def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) ->
                 speculative_config={
                     "method": "lmtp",
                     "num_speculative_tokens": 9,
-                    "draft_sample_method": "probabilistic",
+                    "quantization": "fp8",
                 },
             )
         message = str(error.value)

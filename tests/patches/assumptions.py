@@ -95,9 +95,33 @@ def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
 def runner_v2_hands_our_speculator_what_it_takes(vllm: Sources) -> None:
     theirs = vllm.parameters(f"{SPEC_DECODE}.speculator", "BaseSpeculator.propose")
     ours = OURS.parameters("vllm_lmtp.speculator", "LMTPSpeculator.propose")
-    by_position = ours.index("last_sampled") + 1
+    by_position = ours.index("seeds") + 1
     assert ours[:by_position] == theirs[:by_position]
     assert set(ours[by_position:]) <= set(theirs)
+
+
+def runner_v2_draws_and_keeps_as_we_ask(vllm: Sources) -> None:
+    parameters = vllm.parameters("vllm.v1.worker.gpu.sample.gumbel", "gumbel_sample")
+    assert parameters[:5] == ["logits", "expanded_idx_mapping", "temperature", "seed", "pos"]
+    asked = ("apply_temperature", "is_drafting", "logits_cache", "logits_cache_col", "use_fp64")
+    assert set(asked) <= set(parameters)
+    text = vllm.text(f"{SPEC_DECODE}.speculator")
+    for name in ("draft_logits", "draft_token_confidence_probs", "use_acceptance_estimator"):
+        assert f"self.{name}" in text, name
+    runner = vllm.text("vllm.v1.worker.gpu.model_runner")
+    for use in ("self.speculator.draft_logits", "self.speculator.draft_token_confidence_probs"):
+        assert use in runner, use
+
+
+def runner_v1_reads_the_probabilities_we_leave(vllm: Sources) -> None:
+    text = vllm.text("vllm.v1.worker.gpu_model_runner")
+    for use in ("self._draft_probs[row_idx, :num_draft]", "enumerate(self._draft_prob_req_ids)"):
+        assert use in text, use
+
+
+def config_has_the_options_we_serve(vllm: Sources) -> None:
+    for field in ("draft_sample_method", "enable_adaptive_verification"):
+        vllm.find("vllm.config.speculative", f"SpeculativeConfig.{field}")
 
 
 def speculators_have_the_hooks_we_override(vllm: Sources) -> None:
@@ -180,6 +204,9 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v1_hands_our_proposer_what_it_takes,
     runner_v2_builds_speculators_from_the_config,
     runner_v2_hands_our_speculator_what_it_takes,
+    runner_v2_draws_and_keeps_as_we_ask,
+    runner_v1_reads_the_probabilities_we_leave,
+    config_has_the_options_we_serve,
     speculators_have_the_hooks_we_override,
     runner_v2_gives_slots_where_we_watch,
     scheduler_judges_drafts_as_our_watch_expects,

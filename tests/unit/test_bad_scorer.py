@@ -124,6 +124,37 @@ def test_weight_of_a_table(tmp_path: Path, weight: object) -> None:
     assert only_refusal(write(tmp_path, "table", {}, weight=weight)).field == "scorer.weight"
 
 
+LINE = {"slope": 0.5, "intercept": -0.25, "ece": 0.01}
+
+
+def test_calibrated_confidence(tmp_path: Path) -> None:
+    stated = {"places": [LINE, {"slope": 2, "intercept": 0}], "source": "answers"}
+    found = read_checkpoint(write(tmp_path, "markov", {}, confidence=stated))
+    assert found.scorer == ScorerFacts("markov", 1.0, ((0.5, -0.25), (2.0, 0.0)))
+
+
+@pytest.mark.parametrize("stated", [3, [], {}, {"places": []}, {"places": LINE}, {"places": None}])
+def test_confidence_without_places(tmp_path: Path, stated: object) -> None:
+    refusal = only_refusal(write(tmp_path, "table", {}, confidence=stated))
+    assert refusal.field == "scorer.confidence"
+    assert "scorer calibrate" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *({"slope": bad, "intercept": 0.0} for bad in (0, -1, "1", None, True, float("nan"))),
+        *({"slope": 1.0, "intercept": bad} for bad in ("0", None, False, float("inf"), 10**400)),
+        {"slope": 1.0},
+        [1.0, 0.0],
+    ],
+)
+def test_confidence_of_a_place_that_is_no_line(tmp_path: Path, line: object) -> None:
+    stated = {"places": [LINE, line]}
+    refusal = only_refusal(write(tmp_path, "markov", {}, confidence=stated))
+    assert refusal.field == "scorer.confidence.places[1]"
+
+
 def test_unknown_tensor(tmp_path: Path) -> None:
     refusal = only_refusal(write(tmp_path, "markov", {"scorer.markov.bias": torch.ones(1)}))
     assert refusal.field == "scorer.markov.bias"

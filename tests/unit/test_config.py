@@ -102,11 +102,9 @@ def test_target_that_hands_over_other_states(heads: HeadsCheckpoint) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("draft_sample_method", "probabilistic"),
         ("quantization", "fp8"),
         ("parallel_drafting", True),
         ("use_heterogeneous_vocab", True),
-        ("enable_adaptive_verification", True),
         ("max_model_len", 512),
         ("draft_tensor_parallel_size", 1),
     ],
@@ -115,6 +113,58 @@ def test_options_that_would_be_ignored(heads: HeadsCheckpoint, option: str, valu
     refusal = only_refusal(heads, TARGET, with_option(**{option: value}))
     assert (refusal.where, refusal.field) == ("--speculative-config", option)
     assert refusal.found == repr(value)
+
+
+ALONE_ON_V1 = replace(SETTINGS, runner=1, tensor_parallel_size=1, pipeline_parallel_size=1)
+V1 = replace(ALONE_ON_V1, async_scheduling=None)
+
+
+@pytest.mark.parametrize(
+    ("runner", "options", "refused"),
+    [
+        (1, {"lmtp_min_confidence": 0.3}, None),
+        (1, {"enable_adaptive_verification": True}, "enable_adaptive_verification"),
+        (2, {"lmtp_min_confidence": 0.3}, "lmtp_min_confidence"),
+        (2, {"enable_adaptive_verification": True}, None),
+        (2, {"enable_adaptive_verification": True, "lmtp_min_confidence": 0.3}, None),
+        (2, {"lmtp_min_confidence": 0.0}, None),
+    ],
+)
+def test_each_runner_has_its_own_use_for_the_confidence(
+    heads: HeadsCheckpoint, runner: int, options: dict[str, Any], refused: str | None
+) -> None:
+    settings = replace(V1 if runner == 1 else SETTINGS, options=options)
+    if refused is None:
+        assert find_refusals(heads, TARGET, settings) == []
+    else:
+        assert only_refusal(heads, TARGET, settings).field == refused
+
+
+@pytest.mark.parametrize("places", [0, 3, 4, 5])
+def test_calibration_is_of_the_places_there_are(heads: HeadsCheckpoint, places: int) -> None:
+    facts = ScorerFacts("markov", confidence=((1.0, 0.0),) * places)
+    scored, used = replace(heads, scorer=facts), {"lmtp_min_confidence": 0.3}
+    assert find_refusals(scored, TARGET, V1) == []  # it is not asked for
+    unscored = replace(V1, options=used | {"lmtp_scorer": "none"})
+    assert find_refusals(scored, TARGET, unscored) == []
+    if places in (0, 4):
+        assert find_refusals(scored, TARGET, replace(V1, options=used)) == []
+        return
+    refusal = only_refusal(scored, TARGET, replace(V1, options=used))
+    assert (refusal.field, refusal.found) == ("scorer.confidence.places", f"{places} entries")
+
+
+@pytest.mark.parametrize(("runner", "ranks"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_drafts_are_drawn_on_one_rank_of_v1_or_any_of_v2(
+    heads: HeadsCheckpoint, runner: int, ranks: int
+) -> None:
+    options = {"draft_sample_method": "probabilistic"}
+    base = replace(V1 if runner == 1 else SETTINGS, options=options)
+    settings = replace(base, tensor_parallel_size=ranks)
+    if (runner, ranks) == (1, 2):
+        assert only_refusal(heads, TARGET, settings).field == "draft_sample_method"
+    else:
+        assert find_refusals(heads, TARGET, settings) == []
 
 
 @pytest.mark.parametrize("value", [None, 2])

@@ -54,6 +54,7 @@ def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
         found.output_rows,
         dtype,
         draft_vocabulary(found),
+        found.vocab_size,
     )
     for parameter in heads.parameters():  # so that whatever is not loaded shows
         parameter.data.fill_(float("nan"))
@@ -239,31 +240,83 @@ def test_block_copies_that_differ_are_refused(tmp_path: Path, kind: str) -> None
 
 
 @pytest.fixture
-def top_tokens_on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Computes `top_tokens` as `tp_size` ranks would, one after another."""
+def on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Calls a function with the heads of each of `tp_size` ranks, one after another."""
 
-    def compute(folder: Path, rows: torch.Tensor, num_heads: int, tp_size: int) -> list:
+    def compute(folder: Path, tp_size: int, call) -> list:  # type: ignore[no-untyped-def]
         monkeypatch.setattr(f"{EMBEDDING}.get_tensor_model_parallel_world_size", lambda: tp_size)
         ranks, sent = [], []
         for rank in range(tp_size):
             monkeypatch.setattr(f"{EMBEDDING}.get_tensor_model_parallel_rank", lambda r=rank: r)
             ranks.append(load(folder, torch.float32))
 
-        def collect(pairs: torch.Tensor, dim: int) -> torch.Tensor:
+        def collect(part: torch.Tensor, dim: int) -> torch.Tensor:
             assert dim == -1
-            sent.append(pairs)
-            return pairs.repeat(1, tp_size)
+            sent.append(part)
+            return part.repeat(1, tp_size)
 
         monkeypatch.setattr("vllm_lmtp.heads.tensor_model_parallel_all_gather", collect)
         for heads in ranks:
-            heads.top_tokens(rows, num_heads)
+            call(heads)
+        assert len(sent) == tp_size  # one exchange
         gathered = torch.cat(sent, dim=-1)
         monkeypatch.setattr(
-            "vllm_lmtp.heads.tensor_model_parallel_all_gather", lambda pairs, dim: gathered
+            "vllm_lmtp.heads.tensor_model_parallel_all_gather", lambda part, dim: gathered
         )
-        return [heads.top_tokens(rows, num_heads) for heads in ranks]
+        return [call(heads) for heads in ranks]
 
     return compute
+
+
+@pytest.fixture
+def top_tokens_on_ranks(on_ranks):  # type: ignore[no-untyped-def]
+    """Computes `top_tokens` as `tp_size` ranks would."""
+    return lambda folder, rows, num_heads, tp_size: on_ranks(
+        folder, tp_size, lambda heads: heads.top_tokens(rows, num_heads)
+    )
+
+
+RANKS = [(97, 1), (509, 2), (130, 3), (70, 4)]
+
+
+@pytest.mark.parametrize(("vocab", "tp_size"), RANKS)
+def test_the_best_token_and_how_likely_it_is(
+    tmp_path: Path, on_ranks, vocab: int, tp_size: int
+) -> None:
+    tensors = folders.heads(2, 1, HIDDEN, vocab, torch.float32)
+    rows = random_rows(40, torch.float32)
+    shares = logits(tensors, 1, rows, 1).log_softmax(-1)
+    folder = save(tmp_path, tensors)
+
+    def call(heads):  # type: ignore[no-untyped-def]
+        return heads.best_with_log_probability(heads.logits(rows, 1))
+
+    for tokens, likely in [call(load(folder, torch.float32))] * (tp_size == 1) or on_ranks(
+        folder, tp_size, call
+    ):
+        assert torch.equal(tokens, shares.argmax(-1))
+        assert torch.allclose(likely, shares.amax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocab", "tp_size"), RANKS)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_scores_in_the_order_of_the_targets_tokens(
+    tmp_path: Path, on_ranks, vocab: int, tp_size: int, reduced: bool
+) -> None:
+    ids = [2 + 5 * j for j in range(vocab)] if reduced and vocab < 200 else list(range(vocab))
+    folder, tensors = save_reduced(tmp_path, vocab, ids)
+    rows = random_rows(10, torch.float32)
+    wanted = torch.full((10, 1000), float("-inf"))
+    wanted[:, ids] = logits(tensors, 1, rows, 1)
+
+    def call(heads):  # type: ignore[no-untyped-def]
+        return heads.over_target_tokens(heads.logits(rows, 1))
+
+    for whole in [call(load(folder, torch.float32))] * (tp_size == 1) or on_ranks(
+        folder, tp_size, call
+    ):
+        assert whole.shape == wanted.shape
+        assert torch.allclose(whole, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("vocab", "tp_size"), [(509, 2), (130, 3), (70, 4), (64, 2)])

@@ -1,4 +1,4 @@
-"""`vllm-lmtp scorer`: give heads a scorer: a successor table counted on text, or a trained one."""
+"""`vllm-lmtp scorer`: give heads a scorer, a counted table or a trained term, and calibrate it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import argparse
 import math
 from pathlib import Path
 
-from vllm_lmtp.cli.output import add_json_flag, positive_argument, stdout_to_stderr
+from vllm_lmtp.cli.output import (
+    add_json_flag,
+    positive_argument,
+    print_json,
+    print_table,
+    stdout_to_stderr,
+)
 from vllm_lmtp.cli.written import print_written
 
 SIZE, WEIGHT, PSEUDO_COUNTS = 64, 0.8, 5.0
+TOKENS = 100_000
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `scorer` and its words, `build` and `add`."""
+    """Add the command `scorer` and its words, `build`, `add` and `calibrate`."""
     parser = subparsers.add_parser("scorer", help="give heads a scorer", description=__doc__)
     words = parser.add_subparsers(title="words", metavar="WORD", required=True)
     _add_word(words)
+    _calibrate_word(words)
     build = words.add_parser("build", help="count one and write it into a copy of the heads")
     build.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
     source = build.add_mutually_exclusive_group(required=True)
@@ -68,6 +76,67 @@ def _add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     add_json_flag(add)
     add.set_defaults(run=_add, parser=add)
+
+
+def _calibrate_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    calibrate = words.add_parser(
+        "calibrate", help="fit the confidence of scored drafts, into a copy of the heads"
+    )
+    calibrate.add_argument(
+        "checkpoint", metavar="CKPT", help="stage-1 or heads-only folder with a scorer, or an id"
+    )
+    calibrate.add_argument(
+        "--dataset",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="answers that distill wrote with keep_rows, held out from training",
+    )
+    calibrate.add_argument(
+        "--tokens",
+        type=positive_argument,
+        default=TOKENS,
+        metavar="N",
+        help=f"tokens of answers at most (default {TOKENS})",
+    )
+    calibrate.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw the reliability diagram")
+    calibrate.add_argument(
+        "--overwrite", action="store_true", help="replace DIR where it holds a model already"
+    )
+    add_json_flag(calibrate)
+    calibrate.set_defaults(run=_calibrate, parser=calibrate)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    """Calibrate.
+
+    Raises:
+        LMTPError: heads or dataset cannot be read or do not fit together, or the output or the
+            picture cannot be written.
+    """
+    with stdout_to_stderr():
+        from vllm_lmtp.tools.confidence import calibrate_confidence, write_calibration
+        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.tools.reliability_plot import check_drawable, draw
+
+        if args.plot is not None:
+            check_drawable(args.plot)
+        folder = fetch(args.checkpoint)
+        found = calibrate_confidence(folder, args.dataset, args.tokens)
+        written = write_calibration(folder, args.output, found, args.overwrite)
+        if args.plot is not None:
+            draw(found, args.plot)
+    places = found.content()["places"]
+    if args.json:
+        print_json(written.report() | {"places": places, "bins": found.bins()})
+        return 0
+    rows = [[str(number), *map(str, place.values())] for number, place in enumerate(places)]
+    print_table(rows, ("place", *places[0]), "Confidence = sigmoid(slope * log-odds + intercept)")
+    print_written(written, as_json=False)
+    return 0
 
 
 def _add(args: argparse.Namespace) -> int:

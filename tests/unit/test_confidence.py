@@ -1,0 +1,119 @@
+"""Confidence against the definition, choosers against plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vllm_lmtp.choice import ConfidentBest, Drawn, Meter
+from vllm_lmtp.confidence import Confidence, log_odds, worth_verifying
+from vllm_lmtp.drawing import Drawing
+
+
+@pytest.mark.parametrize("p", [1e-12, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_log_odds(p: float) -> None:
+    found = float(log_odds(torch.tensor(math.log(p), dtype=torch.float64)))
+    assert found == pytest.approx(math.log(p / (1 - p)), rel=1e-9)
+
+
+@pytest.mark.parametrize("log_probability", [0.0, -1e-30, -1e30, float("-inf"), 1e-7])
+def test_log_odds_are_finite(log_probability: float) -> None:
+    odds = log_odds(torch.tensor([log_probability]))
+    assert odds.isfinite().all()
+    assert (odds > 0) == (log_probability > -1)
+
+
+def test_every_place_has_its_line() -> None:
+    confidence = Confidence([(1.0, 0.0), (0.5, -1.0)], places=2)
+    p = torch.tensor([0.2, 0.8])
+    assert torch.allclose(confidence.at(0, p.log()), p)
+    odds = 0.5 * torch.log(p / (1 - p)) - 1
+    assert torch.allclose(confidence.at(1, p.log()), torch.sigmoid(odds))
+
+
+def test_without_lines_the_heads_are_taken_at_their_word() -> None:
+    p = torch.tensor([0.03, 0.6, 0.99])
+    confidence = Confidence([], places=3)
+    for place in range(3):
+        assert torch.allclose(confidence.at(place, p.log()), p, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("least", "lengths"),
+    [(0.0, [3, 3]), (0.25, [3, 1]), (0.4, [2, 1]), (0.7, [1, 0]), (1.0, [0, 0])],
+)
+def test_a_draft_ends_where_its_product_falls_below(least: float, lengths: list[int]) -> None:
+    confidence = torch.tensor([[0.8, 0.6, 0.6], [0.5, 0.1, 1.0]])
+    assert worth_verifying(confidence, least).sum(dim=1).tolist() == lengths
+
+
+class OneRank:
+    """Heads whose vocabulary is the target's, on one rank."""
+
+    def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        best = scores.log_softmax(-1).max(-1)
+        return best.indices, best.values
+
+    def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores
+
+
+def scores() -> torch.Tensor:
+    return torch.randn(4, 9, generator=torch.Generator().manual_seed(2))
+
+
+def test_both_choosers_note_how_likely_their_token_was() -> None:
+    found = scores()
+    shares = found.softmax(-1)
+    into = torch.zeros(6, 3)
+    meter = Meter(Confidence([], 3), into)
+    best = ConfidentBest(OneRank(), meter)(found, 1)
+    assert best.tolist() == found.argmax(-1).tolist()
+    assert torch.allclose(into[:4, 1], shares.amax(-1), atol=1e-6)
+    drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), meter)(found, 2)
+    assert drawn.tolist() == found.argmin(-1).tolist()
+    assert torch.allclose(into[:4, 2], shares.amin(-1), atol=1e-6)
+    assert not into[:, 0].any()
+    assert not into[4:].any()
+
+
+def test_drawing_keeps_what_it_drew_from() -> None:
+    temperature = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    drawing = Drawing(temperature, {})
+    for place in range(2):
+        tokens = drawing(scores() * (place + 1), place)
+        assert tokens[0] == scores()[0].argmax()
+    kept = drawing.probabilities()
+    assert kept is not None
+    assert kept.shape == (4, 2, 9)
+    for place in range(2):
+        for row in range(1, 4):
+            wanted = (scores()[row] * (place + 1) / temperature[row]).softmax(-1)
+            assert torch.allclose(kept[row, place], wanted)
+
+
+def test_draws_follow_the_distribution() -> None:
+    torch.manual_seed(1)
+    one = scores()[:1].expand(50_000, -1)
+    drawn = Drawing(torch.full((len(one),), 0.7), {})(one, 0)
+    share = torch.bincount(drawn, minlength=9) / len(one)
+    assert torch.allclose(share, (one[0] / 0.7).softmax(-1), atol=0.01)
+
+
+def test_a_seeded_row_draws_alike_wherever_it_stands() -> None:
+    found = scores()
+    draws = []
+    for row in (0, 3):
+        torch.manual_seed(row)  # what the others draw from
+        generator = torch.Generator().manual_seed(9)
+        drawing = Drawing(torch.ones(4), {row: generator})
+        same = found[:1].expand(4, -1)
+        draws.append([int(drawing(same, place)[row]) for place in range(20)])
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) > 1
+
+
+def test_no_place_no_distribution() -> None:
+    assert Drawing(torch.ones(2), {}).probabilities() is None

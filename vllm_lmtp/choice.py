@@ -1,0 +1,79 @@
+"""How the token of a place is chosen once its scores stand: the best one, or one drawn from them.
+
+Knows nothing of vLLM; each runner brings its own way to draw. Beside its choice a chooser may note
+how confident it is.
+
+Shapes: R requests, S this rank's shard of the heads' vocabulary with its padding, V the target's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from vllm_lmtp.confidence import Confidence
+
+Choose = Callable[[torch.Tensor, int], torch.Tensor]
+"""(scores [R, S], place) -> [R] int64, the target tokens drafted at that place."""
+
+Draw = Callable[[torch.Tensor, int], torch.Tensor]
+"""(scores [R, V] over the target's tokens, place) -> [R] int64, drawn from their softmax."""
+
+
+class Heads(Protocol):
+    """What a choice asks of the heads."""
+
+    def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[R, S] -> the best token over all ranks [R] int64, and its log-probability [R]."""
+        ...
+
+    def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        """[R, S] -> [R, V], the same on every rank; -inf for tokens that are never drafted."""
+        ...
+
+
+class Meter:
+    """Notes the confidence of every place of a draft.
+
+    Args:
+        into: [at least R, m] float32; row r of a draft is written to row r.
+    """
+
+    def __init__(self, confidence: Confidence, into: torch.Tensor) -> None:
+        self.confidence, self.into = confidence, into
+
+    def note(self, place: int, log_probability: torch.Tensor) -> None:
+        """Take the log-probabilities [R] of the tokens chosen at a place."""
+        found = self.confidence.at(place, log_probability)
+        self.into[: len(found), place] = found
+
+
+class ConfidentBest:
+    """The best token of each place, as without a chooser, and how confident it is."""
+
+    def __init__(self, heads: Heads, meter: Meter) -> None:
+        self.heads, self.meter = heads, meter
+
+    def __call__(self, scores: torch.Tensor, place: int) -> torch.Tensor:
+        """As `Choose`."""
+        best, log_probability = self.heads.best_with_log_probability(scores)
+        self.meter.note(place, log_probability)
+        return best
+
+
+class Drawn:
+    """A token drawn from the scored distribution, which every rank holds whole."""
+
+    def __init__(self, heads: Heads, draw: Draw, meter: Meter | None = None) -> None:
+        self.heads, self.draw, self.meter = heads, draw, meter
+
+    def __call__(self, scores: torch.Tensor, place: int) -> torch.Tensor:
+        """As `Choose`."""
+        whole = self.heads.over_target_tokens(scores)
+        tokens = self.draw(whole, place)
+        if self.meter is not None:
+            chosen = whole.gather(1, tokens.unsqueeze(1)).squeeze(1)
+            self.meter.note(place, chosen - whole.logsumexp(dim=1))
+        return tokens

@@ -1,0 +1,162 @@
+"""A scorer in, the same scorer with its confidence calibrated out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.scorer_tensors import CONFIDENCE, FIELD
+from vllm_lmtp.tools.files import read_folder
+from vllm_lmtp.tools.observed_drafts import Observed, observe
+from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
+from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.training.kept_rows import Answer, read_answers
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place. slope, intercept: its line. before, after: how reliable the confidence is without
+    and with it, on observations that it was not fitted to."""
+
+    slope: float
+    intercept: float
+    fitted: int
+    before: tuple[Bin, ...]
+    after: tuple[Bin, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Its entry in config.json."""
+        return {
+            "slope": round(self.slope, 5),
+            "intercept": round(self.intercept, 5),
+            "ece": round(expected_error(self.after), 5),
+            "ece_uncalibrated": round(expected_error(self.before), 5),
+            "fitted": self.fitted,
+            "measured": sum(b.count for b in self.after),
+        }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """places; and facts about the answers they were observed on."""
+
+    places: tuple[Place, ...]
+    facts: dict[str, Any]
+
+    def content(self) -> dict[str, Any]:
+        """`scorer.confidence` of config.json."""
+        return self.facts | {"places": [place.facts() for place in self.places]}
+
+    def bins(self) -> list[dict[str, Any]]:
+        """The reliability diagram as numbers, place by place."""
+        return [
+            {"before": [asdict(b) for b in p.before], "after": [asdict(b) for b in p.after]}
+            for p in self.places
+        ]
+
+
+def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calibration:
+    """Fit the confidence of a folder's scored drafts.
+
+    Greedy answers alone are used where there are any: they are what a greedy draft is judged by.
+    Lines are fitted to every other answer and measured on the rest.
+
+    Args:
+        dataset: answers with kept rows, which the heads were not trained on. most_tokens: of them.
+
+    Raises:
+        LMTPError: no heads with a scorer, no kept rows, rows of another model, or too few answers.
+    """
+    checkpoint = read_checkpoint(folder)
+    if checkpoint.scorer is None:
+        raise refuse(
+            str(folder),
+            FIELD,
+            found="heads without a scorer",
+            expected="a scorer, whose confidence is calibrated and stored with it",
+            remedy="add one first: vllm-lmtp scorer build, or scorer add",
+        )
+    config, _ = read_folder(folder)
+    end = config.get("eos_token_id")
+    answers = read_answers(dataset, end if isinstance(end, int) else -1)
+    greedy = [answer for answer in answers if answer.temperature == 0]
+    chosen = _first(greedy or answers, most_tokens)
+    _check(checkpoint, dataset, chosen)
+    fitted, measured = observe(checkpoint, chosen[::2]), observe(checkpoint, chosen[1::2])
+    facts = {
+        "source": dataset.resolve().name,
+        "answers": len(chosen),
+        "tokens": sum(len(answer.answer) for answer in chosen),
+        "greedy": bool(greedy),
+    }
+    return Calibration(tuple(map(_place, fitted, measured)), facts)
+
+
+def write_calibration(
+    folder: Path, output: Path, found: Calibration, overwrite: bool = False
+) -> Written:
+    """Write a copy of a folder whose scorer states the calibration.
+
+    Raises:
+        LMTPError: the output is there or cannot be written.
+    """
+    config, weights = read_folder(folder)
+    stated = {key: value for key, value in found.content().items() if key != "places"}
+    return write_folder(
+        output,
+        {name: weights.entry(name) for name in weights.tensors},
+        config | {FIELD: config[FIELD] | {CONFIDENCE: found.content()}},
+        tool="scorer calibrate",
+        inputs=[folder],
+        facts=stated,
+        overwrite=overwrite,
+    )
+
+
+def _place(fitted: Observed, measured: Observed) -> Place:
+    slope, intercept = fit_line(fitted.odds, fitted.right)
+    before = torch.sigmoid(measured.odds)
+    after = torch.sigmoid(slope * measured.odds + intercept)
+    return Place(
+        slope,
+        intercept,
+        len(fitted.odds),
+        tuple(reliability(before, measured.right)),
+        tuple(reliability(after, measured.right)),
+    )
+
+
+def _first(answers: list[Answer], most_tokens: int) -> list[Answer]:
+    """As many answers, spread evenly over all, as have this many tokens together."""
+    total = sum(len(answer.answer) for answer in answers)
+    step = max(total / max(most_tokens, 1), 1.0)
+    count = int(len(answers) / step)
+    return [answers[int(number * step)] for number in range(count)]
+
+
+def _check(checkpoint: HeadsCheckpoint, dataset: Path, answers: list[Answer]) -> None:
+    from vllm_lmtp.training.kept_rows import load_rows
+
+    if len(answers) < 2:
+        raise refuse(
+            str(dataset),
+            "answers",
+            found=str(len(answers)),
+            expected="at least 2, to fit the confidence and to measure it",
+            remedy="distill more answers with `keep_rows: true`, or raise --tokens",
+        )
+    width = load_rows(answers[0]).shape[1]
+    highest = max(max(answer.tokens) for answer in answers)
+    if width != checkpoint.hidden_size or highest >= checkpoint.vocab_size:
+        raise refuse(
+            str(dataset),
+            "rows",
+            found=f"rows of {width}, tokens up to {highest}",
+            expected=f"rows of {checkpoint.hidden_size}, tokens below {checkpoint.vocab_size}",
+            remedy="give answers of the model that the heads were trained on",
+        )

@@ -1,0 +1,105 @@
+"""What heads with their scorer would have drafted on kept rows, and whether it was right.
+
+Drafts are filled by the very decoder that serves them, as if every position of an answer were the
+newest of an engine step. A place is observed where all places before it were right, for only then
+does the engine come to judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.checkpoint import HeadsCheckpoint
+from vllm_lmtp.confidence import log_odds
+from vllm_lmtp.history import History
+from vllm_lmtp.read import block_tensor, draft_vocabulary, output_matrix
+from vllm_lmtp.scorer_weights import build_scorer
+from vllm_lmtp.training.kept_rows import Answer, load_rows
+
+STEPS = 512
+"""Engine steps drafted at once."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One place. odds: [N] float32, the log-odds that the scored heads gave their token. right: [N]
+    bool, whether it was the token that came."""
+
+    odds: Tensor
+    right: Tensor
+
+
+class PlainHeads:
+    """The heads of a folder on one device, as `BackwardDecoder` asks for them, in float32."""
+
+    def __init__(self, checkpoint: HeadsCheckpoint) -> None:
+        self.layers = checkpoint.num_layers
+        numbers = range(checkpoint.schedule.n_heads)
+        self.blocks = [
+            [block_tensor(checkpoint, i, kind, torch.float32) for kind in ("weight", "bias")]
+            for i in numbers
+        ]
+        self.outputs = [output_matrix(checkpoint, i, torch.float32) for i in numbers]
+        self.target_ids = draft_vocabulary(checkpoint)
+
+    def logits(self, rows: Tensor, head: int) -> Tensor:
+        """[N, H] -> [N, D]."""
+        for _ in range(self.layers):
+            rows = rows + silu(linear(rows, *self.blocks[head]))
+        return linear(rows, self.outputs[head])
+
+    def best_tokens(self, scores: Tensor) -> Tensor:
+        """[N, D] -> [N] target tokens."""
+        best = scores.argmax(dim=-1)
+        return best if self.target_ids is None else self.target_ids[best]
+
+    def top_tokens(self, rows: Tensor, num_heads: int) -> Tensor:
+        """[N, H] -> [N, num_heads] target tokens."""
+        tops = [self.best_tokens(self.logits(rows, head)) for head in range(num_heads)]
+        return torch.stack(tops, dim=-1)
+
+
+@torch.no_grad()
+def observe(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Observed]:
+    """Every place of a draft, observed over all positions of all answers."""
+    schedule, heads = checkpoint.schedule, PlainHeads(checkpoint)
+    rows = checkpoint.output_rows
+    scorer = build_scorer(checkpoint, 0, rows, rows, torch.float32)
+    history = History(1, schedule.stride, checkpoint.hidden_size, torch.float32, "cpu")
+    decoder = BackwardDecoder(schedule, heads, history, scorer)
+    places = schedule.max_drafts
+    odds: list[list[Tensor]] = [[] for _ in range(places)]
+    right: list[list[Tensor]] = [[] for _ in range(places)]
+    for answer in answers:
+        states = load_rows(answer).float()
+        tokens = torch.tensor(answer.tokens)
+        lags = torch.arange(schedule.stride - 1, -1, -1)
+        for steps in torch.split(torch.arange(len(states)), STEPS):
+            stated = torch.empty(len(steps), places)
+
+            def best(scores: Tensor, place: int, stated: Tensor = stated) -> Tensor:
+                # Rows are of steps; what is noted here is judged below.
+                stated[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
+                return heads.best_tokens(scores)
+
+            read = states[(steps[:, None] - lags).clamp(min=0)]
+            draft = decoder.fill(read, tokens[steps + 1], places, best)
+            alive = torch.ones(len(steps), dtype=torch.bool)
+            for place in range(places):
+                alive &= steps + 2 + place < len(tokens)
+                truth = tokens[(steps + 2 + place).clamp(max=len(tokens) - 1)]
+                hit = draft[:, place] == truth
+                odds[place].append(stated[alive, place])
+                right[place].append(hit[alive])
+                alive &= hit
+    empty = torch.empty(0)
+    return [
+        Observed(torch.cat([empty, *o]), torch.cat([empty.bool(), *r]))
+        for o, r in zip(odds, right, strict=True)
+    ]
