@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_lmtp.cli.engines import Run
+
+
+STOP_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ class EngineProcess:
         self._call("set_draft_length", length)
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
+        """End the process, which stops when its pipe is gone."""
         self._pipe.close()
+        self._process.join(STOP_SECONDS)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
 
     def _call(self, *words: Any) -> Any:
         self._pipe.send(words)
@@ -98,10 +103,7 @@ def _serve(pipe: Any, job: Job) -> None:
         except EOFError:
             return
         try:
-            reply = {"stream": _stream, "set_draft_length": _set_draft_length}[words[0]](
-                engine, *words[1:]
-            )
-            pipe.send((None, reply))
+            pipe.send((None, ANSWERS[words[0]](engine, *words[1:])))
         except Exception as error:
             pipe.send((_first_line(error), None))
 
@@ -115,6 +117,12 @@ def _set_draft_length(engine: Any, length: int) -> None:
     """The scheduler looks a batch size up in a table, which is filled anew."""
     table = engine.llm.llm_engine.engine_core.engine_core.scheduler.dynamic_sd_lookup
     table[:] = [length] * len(table)
+
+
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "stream": _stream,
+    "set_draft_length": _set_draft_length,
+}
 
 
 def _first_line(error: BaseException) -> str:

@@ -155,8 +155,8 @@ def load_set(name: str, folder: Path | None = None, limit: int | None = None) ->
     """The prompts of a set.
 
     Args:
-        name: a key of SETS, or of OWN, or the path of a JSONL file whose rows hold "prompt" (a text)
-            or "tokens" (ids), and maybe "group".
+        name: a key of SETS or OWN, or the path of a JSONL file whose rows hold "prompt" (a text) or
+            "tokens" (ids), and maybe "group".
         folder: holds local copies, named as in SETS.
         limit: prompts of each group, evenly spread over it; None for all.
 

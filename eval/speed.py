@@ -1,8 +1,8 @@
 """Speed of several methods on the same prompts, side by side.
 
-Every engine has a process of its own, is started outside the clock, and answers some prompts before
-the first that counts. Within a round all methods take a load one after another, each round beginning
-with another method, so that whatever else the machine does falls on all of them.
+Every engine has a process of its own, is started outside the clock, and answers some prompts first.
+Within a round all methods take a load one after another, each round beginning with another method,
+so that whatever else the machine does falls on all of them.
 """
 
 from __future__ import annotations
