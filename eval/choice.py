@@ -22,16 +22,19 @@ Range = tuple[int, int, int]
 
 def lower_bound(ratios: Sequence[float]) -> float:
     """The median less two of its standard errors, which come from the median absolute deviation, so
-    that one disturbed round decides nothing.
+    that one disturbed round decides nothing. Logarithms are taken, as a ratio is as far below 1
+    at a half as it is above it at 2.
 
     Raises:
         ValueError: fewer than two ratios, which know nothing of noise.
     """
     if len(ratios) < 2:
         raise ValueError("noise needs at least two rounds")
-    middle = statistics.median(ratios)
-    deviation = statistics.median(abs(r - middle) for r in ratios)
-    return middle - _ERRORS * _TO_MEDIAN * _TO_DEVIATION * deviation / math.sqrt(len(ratios))
+    logarithms = [math.log(r) for r in ratios]
+    middle = statistics.median(logarithms)
+    deviation = statistics.median(abs(value - middle) for value in logarithms)
+    error = _TO_MEDIAN * _TO_DEVIATION * deviation / math.sqrt(len(ratios))
+    return math.exp(middle - _ERRORS * error)
 
 
 def choose(ratios: Mapping[int, Sequence[float]], least_gain: float = LEAST_GAIN) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.eval.speed_plots import draw_speed
+from vllm_lmtp.eval.speed_plots import draw_speed, draw_tune
 
 HEIGHT = 3.6
 WIDTH = 5.2
@@ -26,6 +26,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         "acceptance": _acceptance,
         "lossless": _lossless,
         "speed": draw_speed,
+        "tune": draw_tune,
     }
     figure = drawings[result["kind"]](pyplot, result)
     try:

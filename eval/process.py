@@ -15,7 +15,6 @@ from typing import Any
 
 from vllm_lmtp.cli.engines import Run
 
-
 STOP_SECONDS = 10
 
 

@@ -89,7 +89,7 @@ def measure(
                     try:
                         if cell is None:
                             engine = engines.get(method)
-                            prompts = _prompts(questions, plan.requests(streams))
+                            prompts = first_prompts(questions, plan.requests(streams))
                             cell = cell_of(engine.stream(prompts, streams, settings.max_tokens))
                             store.put(key, cell)
                             progress(
@@ -183,7 +183,7 @@ class Engines:
                 )
             )
             for streams in self.plan.streams:
-                engine.stream(_prompts(self.questions, streams), streams, WARM_UP_TOKENS)
+                engine.stream(first_prompts(self.questions, streams), streams, WARM_UP_TOKENS)
         self._started[method.name] = engine  # the last of the dict is the one used last
         return engine
 
@@ -194,7 +194,7 @@ class Engines:
         self._started.clear()
 
 
-def _prompts(questions: Questions, count: int) -> list[list[int]]:
+def first_prompts(questions: Questions, count: int) -> list[list[int]]:
     """The first `count` prompts, from the front again where there are fewer."""
     asked = questions.asked
     return [asked[i % len(asked)].tokens for i in range(count)]

@@ -41,14 +41,39 @@ def draw_speed(pyplot: Any, result: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _line(axis: Any, found: Sequence[Mapping[str, Any]], key: str, colour: str, name: str) -> None:
+def draw_tune(pyplot: Any, result: Mapping[str, Any]) -> Any:
+    """Speed over drafting nothing by draft length, a line for each load; the chosen ones ringed."""
+    figure, axis = pyplot.subplots(figsize=(SIZE[0] / 2, SIZE[1]))
+    chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
+    for number, (streams, length) in enumerate(chosen.items()):
+        found = [s for s in result["loads"] if s["streams"] == streams and s["speed_up"]]
+        _line(axis, found, "speed_up", f"C{number}", f"{streams} stream(s)", "length")
+        best = next((f["speed_up"]["median"] for f in found if f["length"] == length), 1.0)
+        axis.plot([length], [best], "o", ms=11, mfc="none", mec=f"C{number}")
+    axis.axhline(1, lw=1, color="grey")
+    axis.set(title="Speed over drafting nothing, same round", xlabel="draft tokens", ylabel="times")
+    axis.set_xticks(result["lengths"])
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=7)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _line(
+    axis: Any,
+    found: Sequence[Mapping[str, Any]],
+    key: str,
+    colour: str,
+    name: str,
+    over: str = "streams",
+) -> None:
     if not found:
         return
     medians = [f[key]["median"] for f in found]
     below = [f[key]["median"] - f[key]["least"] for f in found]
     above = [f[key]["most"] - f[key]["median"] for f in found]
     axis.errorbar(
-        [f["streams"] for f in found],
+        [f[over] for f in found],
         medians,
         [below, above],
         fmt="-o",

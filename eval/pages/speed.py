@@ -30,17 +30,21 @@ def page(result: Mapping[str, Any]) -> str:
         lines += ["Not measured:", ""]
         lines += [f"- {m['name']}: {m['why']}" for m in result["not_measured"]]
         lines += [""]
-    lines += ["## Speed-up over plain decoding", ""]
-    loads = plan["streams"]
+    lines += ["## Speed-up over plain decoding", "", *speed_ups(result)]
+    for streams in plan["streams"]:
+        lines += _load(result, streams)
+    return "\n".join(lines)
+
+
+def speed_ups(result: Mapping[str, Any]) -> list[str]:
+    """A table of all methods over all loads."""
+    loads = result["plan"]["streams"]
     rows = []
     for method in result["methods"]:
         found = {s["streams"]: s for s in result["speed"] if s["method"] == method["name"]}
         if found[loads[0]]["speed_up"]:
-            rows.append((method["name"], *(_spread(found[n]["speed_up"], 2) for n in loads)))
-    lines += table(("method", *(f"{n} stream(s)" for n in loads)), rows)
-    for streams in loads:
-        lines += _load(result, streams)
-    return "\n".join(lines)
+            rows.append((method["name"], *(spread(found[n]["speed_up"], 2) for n in loads)))
+    return table(("method", *(f"{n} stream(s)" for n in loads)), rows)
 
 
 def _load(result: Mapping[str, Any], streams: int) -> list[str]:
@@ -48,8 +52,8 @@ def _load(result: Mapping[str, Any], streams: int) -> list[str]:
     rows = [
         (
             s["method"],
-            _spread(s["tokens_per_second"], 1),
-            _spread(s["speed_up"], 2),
+            spread(s["tokens_per_second"], 1),
+            spread(s["speed_up"], 2),
             number(s["acceptance_length"]),
             number(s["efficiency"]),
             number(s["step_ms"]),
@@ -82,7 +86,8 @@ def _rates(found: list[Mapping[str, Any]]) -> list[str]:
     return [f"Draft tokens accepted, percent: {'; '.join(shares)}.", ""]
 
 
-def _spread(value: Mapping[str, Any] | None, digits: int) -> str:
+def spread(value: Mapping[str, Any] | None, digits: int) -> str:
+    """A median, and the least and the most where there was more than one round."""
     if value is None:
         return "-"
     median, least, most = (f"{value[key]:.{digits}f}" for key in ("median", "least", "most"))

@@ -12,17 +12,17 @@ from vllm_lmtp.eval.choice import choose, lower_bound, schedule
 
 
 def test_without_noise_the_bound_is_the_value() -> None:
-    assert lower_bound([1.5, 1.5, 1.5]) == 1.5
+    assert lower_bound([1.5, 1.5, 1.5]) == pytest.approx(1.5)
 
 
 def test_the_bound_of_a_known_spread() -> None:
-    """Deviations from the median 1.5 are 0.1, 0, 0.1, so their median is 0.1."""
-    error = 1.2533 * 1.4826 * 0.1 / math.sqrt(3)
-    assert lower_bound([1.4, 1.5, 1.6]) == pytest.approx(1.5 - 2 * error)
+    """A tenth less and a tenth more than 1.5: deviations of log 1.1, 0 and log 1.1."""
+    error = 1.2533 * 1.4826 * math.log(1.1) / math.sqrt(3)
+    assert lower_bound([1.5 / 1.1, 1.5, 1.5 * 1.1]) == pytest.approx(1.5 / math.exp(2 * error))
 
 
 def test_one_disturbed_round_does_not_decide() -> None:
-    assert lower_bound([1.5, 1.5, 0.2, 1.5, 1.5]) == 1.5
+    assert lower_bound([1.5, 1.5, 0.2, 1.5, 1.5]) == pytest.approx(1.5)
 
 
 def test_a_single_round_knows_no_noise() -> None:
@@ -36,7 +36,8 @@ def test_a_single_round_knows_no_noise() -> None:
         ({1: [1.2, 1.2], 2: [1.5, 1.5], 4: [1.4, 1.4]}, 2),
         ({1: [0.9, 0.9], 2: [0.7, 0.7]}, 0),
         ({2: [1.02, 1.02]}, 0),  # less than the least gain
-        ({2: [1.03, 1.03]}, 2),
+        ({2: [1.04, 1.04]}, 2),
+        ({6: [1.71, 2.58]}, 6),  # apart, yet both far above 1
         ({1: [1.2, 1.2], 2: [0.7, 1.9]}, 1),  # a better median, too uncertain
         ({2: [0.9, 1.4]}, 0),
         ({3: [1.3, 1.3], 2: [1.3, 1.3]}, 2),  # alike: the shorter
