@@ -1,4 +1,4 @@
-"""`vllm-lmtp tune`: the draft length for each batch size on this machine, as a ready configuration."""
+"""`vllm-lmtp tune`: the draft length for each load on this machine, as a ready configuration."""
 
 from __future__ import annotations
 
