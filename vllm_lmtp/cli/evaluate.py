@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.cli import speed
+from vllm_lmtp.cli import speed, whole_report
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import add_json_flag, print_json, print_progress
 
@@ -57,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             help="another key of the speculative config, such as num_speculative_tokens=2",
         )
     speed.add_parser(commands)
+    whole_report.add_parser(commands)
     render = commands.add_parser("render", help="the Markdown page of a JSON result")
     render.add_argument("result", type=Path, metavar="JSON", help="as --output wrote it")
     add_json_flag(render)
