@@ -42,7 +42,7 @@ def draw_speed(pyplot: Any, result: Mapping[str, Any]) -> Any:
 
 
 def draw_tune(pyplot: Any, result: Mapping[str, Any]) -> Any:
-    """Speed over drafting nothing by draft length, a line for each load; the chosen ones ringed."""
+    """Speed over the baseline by draft length, a line for each load; the chosen ones ringed."""
     figure, axis = pyplot.subplots(figsize=(SIZE[0] / 2, SIZE[1]))
     chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
     for number, (streams, length) in enumerate(chosen.items()):
@@ -51,7 +51,11 @@ def draw_tune(pyplot: Any, result: Mapping[str, Any]) -> Any:
         best = next((f["speed_up"]["median"] for f in found if f["length"] == length), 1.0)
         axis.plot([length], [best], "o", ms=11, mfc="none", mec=f"C{number}")
     axis.axhline(1, lw=1, color="grey")
-    axis.set(title="Speed over drafting nothing, same round", xlabel="draft tokens", ylabel="times")
+    axis.set(
+        title="Speed over plain decoding or no drafts, the faster",
+        xlabel="draft tokens",
+        ylabel="times",
+    )
     axis.set_xticks(result["lengths"])
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=7)

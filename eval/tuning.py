@@ -1,8 +1,8 @@
 """Finds, on this machine and for this model, the draft length that each batch size should have.
 
 One engine measures all lengths, so that they differ in nothing else: what it looks a batch size up
-in is filled with one length after another. Length 0 is the baseline, since that is what a schedule
-does where nothing pays.
+in is filled with one length after another. What a length must beat is the faster, in each round, of
+the same engine drafting nothing and of a plain one: two baselines are seldom disturbed at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.choice import choose, schedule
-from vllm_lmtp.eval.methods import Method
+from vllm_lmtp.eval.methods import PLAIN, Method
 from vllm_lmtp.eval.process import EngineFailedError
 from vllm_lmtp.eval.rates import summarise
 from vllm_lmtp.eval.speed import Engines, Plan, common_facts, first_prompts
 from vllm_lmtp.eval.variants import Variant
 
+PLAIN_ENGINE = -1
+"""Stands for plain decoding where a draft length would."""
 Cells = Mapping[tuple[int, int], Sequence[Cell]]
 
 
@@ -37,7 +39,7 @@ def measure(
     """Measure, as far as `cells_file` does not know, and decide.
 
     Args:
-        lengths: above 0; 0 is always measured.
+        lengths: above 0; 0 and plain decoding are always measured.
 
     Raises:
         LMTPError: a length is more than the heads give, or the engine cannot be run.
@@ -53,9 +55,18 @@ def measure(
         )
     swept = (0, *sorted(set(lengths)))
     method = Method("lmtp", _every_length(variant, swept))
-    engines = Engines(settings, questions, plan, 1, progress)
+    engines = Engines(settings, questions, plan, 2, progress)
     try:
-        cells = _sweep(engines, method, questions, settings, plan, swept, cells_file, progress)
+        cells = _sweep(
+            engines,
+            method,
+            questions,
+            settings,
+            plan,
+            (PLAIN_ENGINE, *swept),
+            cells_file,
+            progress,
+        )
     except EngineFailedError as error:
         raise refuse(
             settings.model,
@@ -78,20 +89,26 @@ def decide(
     """Speeds by batch size and length, the lengths chosen, and vLLM's schedule of them.
 
     Args:
-        cells: of each round, by batch size and length, length 0 among them.
+        cells: of each round, by batch size and length, length 0 and PLAIN_ENGINE among them.
     """
-    loads, chosen = [], {}
+    loads, plain, chosen = [], [], {}
     for size in streams:
-        idle, ratios = cells[size, 0], {}
-        loads.append({"streams": size, "length": 0} | summarise(idle, None))
-        for length in lengths:
-            rates = summarise(cells[size, length], idle)
-            ratios[length] = rates["speed_up"]["rounds"]
+        baseline = [
+            max(pair, key=lambda cell: cell.tokens / cell.seconds)
+            for pair in zip(cells[size, PLAIN_ENGINE], cells[size, 0], strict=True)
+        ]
+        plain.append({"streams": size} | summarise(cells[size, PLAIN_ENGINE], None))
+        ratios = {}
+        for length in (0, *lengths):
+            rates = summarise(cells[size, length], baseline)
             loads.append({"streams": size, "length": length} | rates)
+            if length:
+                ratios[length] = rates["speed_up"]["rounds"]
         chosen[size] = choose(ratios, least_gain)
     return {
         "lengths": [0, *lengths],
         "least_gain": least_gain,
+        "plain": plain,
         "loads": loads,
         "chosen": [{"streams": size, "length": length} for size, length in chosen.items()],
         "schedule": [list(piece) for piece in schedule(chosen)],
@@ -129,7 +146,8 @@ def _sweep(
     progress: Progress,
 ) -> Cells:
     store = CellStore(cells_file)
-    common = common_facts(questions, settings, plan) | {"method": method.stamp()}
+    common = common_facts(questions, settings, plan)
+    plain = Method(PLAIN)
     found: dict[tuple[int, int], list[Cell]] = {}
     total = plan.rounds * len(plan.streams) * len(lengths)
     done = 0
@@ -138,18 +156,21 @@ def _sweep(
         for streams in plan.streams:
             for length in turned:
                 done += 1
-                key = key_of(common | {"streams": streams, "round": number, "length": length})
+                used = plain if length == PLAIN_ENGINE else method
+                facts = {"method": used.stamp(), "streams": streams, "round": number}
+                key = key_of(common | facts | {"length": length})
                 said = "measured before"
                 if (cell := store.get(key)) is None:
-                    engine = engines.get(method)
-                    engine.set_draft_length(length)
+                    engine = engines.get(used)
+                    if used is method:
+                        engine.set_draft_length(length)
                     prompts = first_prompts(questions, plan.requests(streams))
                     cell = cell_of(engine.stream(prompts, streams, settings.max_tokens))
                     store.put(key, cell)
                     said = f"{cell.tokens / cell.seconds:.1f} tokens/s"
+                what = PLAIN if length == PLAIN_ENGINE else f"{length} draft token(s)"
                 progress(
-                    f"[{done}/{total}] round {number + 1}, {streams} stream(s), "
-                    f"{length} draft token(s): {said}"
+                    f"[{done}/{total}] round {number + 1}, {streams} stream(s), {what}: {said}"
                 )
                 found.setdefault((streams, length), []).append(cell)
     return found

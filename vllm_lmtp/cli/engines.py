@@ -23,6 +23,8 @@ def prepare_environment(threads: int) -> None:
     # Engines live in this process, so that a start takes seconds and rounds can alternate.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Numba, which ngram drafts with, would give vLLM's own kernels a thread for every core.
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -23,7 +23,7 @@ HEADER = """\
 # vllm serve --config {name}
 # Made by `{command}`
 # on {date}, {cpu}, {cores} cores.
-# Speed over drafting nothing, by requests in flight:
+# Speed over plain decoding or drafting nothing, whichever is faster, by requests in flight:
 {table}
 """
 
