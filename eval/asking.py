@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +54,11 @@ class Questions:
     context: int
 
 
-def encode_prompts(loaded: Loaded, settings: Settings) -> Questions:
+def encode_prompts(loaded: Loaded, settings: Settings, longest: int | None = None) -> Questions:
     """Put a set's prompts into tokens.
 
-    Prompts that leave no room for `max_tokens` are left out and counted.
+    Prompts that leave no room for `max_tokens`, or have more tokens than `longest`, are left out
+    and counted.
 
     Raises:
         LMTPError: the model has no tokenizer or no chat template where one is needed, or no prompt
@@ -66,6 +68,8 @@ def encode_prompts(loaded: Loaded, settings: Settings) -> Questions:
     tokenizer = _tokenizer(model) if has_tokenizer(model) else None
     chat = _is_chat(settings.style, tokenizer, model)
     most = _context(model)
+    room = math.inf if most is None else most - settings.max_tokens
+    room = min(room, math.inf if longest is None else longest)
     asked, too_long = [], 0
     for prompt in loaded.prompts:
         if prompt.tokens is not None:
@@ -80,7 +84,7 @@ def encode_prompts(loaded: Loaded, settings: Settings) -> Questions:
             )
         else:
             ids = encode(Prompt(prompt.text or "", ""), tokenizer, chat)
-        if most is not None and len(ids) + settings.max_tokens > most:
+        if len(ids) > room:
             too_long += 1
         else:
             asked.append(Asked(prompt, ids))
@@ -89,13 +93,15 @@ def encode_prompts(loaded: Loaded, settings: Settings) -> Questions:
             "--set",
             "prompts",
             found=f"{too_long}, none of which fits",
-            expected=f"prompts that leave room for {settings.max_tokens} of {most} tokens",
-            remedy="lower --max-tokens, or take another set",
+            expected=f"prompts that leave room for {settings.max_tokens} of {most} tokens"
+            + (f" and have at most {longest}" if longest is not None else ""),
+            remedy="lower --max-tokens, raise --longest, or take another set",
         )
     context = max(len(a.tokens) for a in asked) + settings.max_tokens + ROOM_FOR_DRAFT
     facts = loaded.facts | {
         "style": "a user's turn in the chat template" if chat else "raw text",
         "too_long": too_long,
+        "longest": longest,
         "asked": len(asked),
     }
     return Questions(tuple(asked), facts, context if most is None else min(context, most))

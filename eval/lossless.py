@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
+from vllm_lmtp.eval.rates import first_difference
 from vllm_lmtp.eval.variants import Variant
 from vllm_lmtp.tools.backbone import Backbone
 
@@ -46,14 +47,6 @@ def measure(
             }
         )
     return found
-
-
-def first_difference(expected: Sequence[int], got: Sequence[int]) -> int | None:
-    """The first place where two answers differ, which may be the end of the shorter one."""
-    for place, (one, other) in enumerate(zip(expected, got, strict=False)):
-        if one != other:
-            return place
-    return None if len(expected) == len(got) else min(len(expected), len(got))
 
 
 @torch.inference_mode()

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.eval.speed_plots import draw_speed, draw_tune
+
 HEIGHT = 3.6
 WIDTH = 5.2
 
@@ -19,9 +21,14 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     """
     from matplotlib import pyplot
 
-    figure = {"heads": _heads, "acceptance": _acceptance, "lossless": _lossless}[result["kind"]](
-        pyplot, result
-    )
+    drawings = {
+        "heads": _heads,
+        "acceptance": _acceptance,
+        "lossless": _lossless,
+        "speed": draw_speed,
+        "tune": draw_tune,
+    }
+    figure = drawings[result["kind"]](pyplot, result)
     try:
         figure.tight_layout()
         figure.savefig(file, dpi=100, format="png", metadata={"Software": None})

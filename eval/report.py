@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.pages import acceptance, heads, lossless
+from vllm_lmtp.eval.pages import acceptance, heads, lossless, speed, tune
 from vllm_lmtp.training.save import write_json
 
-PAGES = {"heads": heads.page, "acceptance": acceptance.page, "lossless": lossless.page}
+PAGES = {
+    "heads": heads.page,
+    "acceptance": acceptance.page,
+    "lossless": lossless.page,
+    "speed": speed.page,
+    "tune": tune.page,
+}
 
 
 def render(result: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.cli.questions import QUESTIONS
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.tools.openings import OPENINGS
 from vllm_lmtp.training.prompts import file_rows
@@ -146,24 +147,25 @@ SETS = {
         ),
     )
 }
-STORIES = "stories"
+OWN = {"stories": OPENINGS, "questions": QUESTIONS}
+"""This package's own: openings of stories, and what people ask a chat model."""
 
 
 def load_set(name: str, folder: Path | None = None, limit: int | None = None) -> Loaded:
     """The prompts of a set.
 
     Args:
-        name: a key of SETS, `stories` for this package's own openings of stories, or the path of a
-            JSONL file whose rows hold "prompt" (a text) or "tokens" (ids), and maybe "group".
+        name: a key of SETS or OWN, or the path of a JSONL file whose rows hold "prompt" (a text) or
+            "tokens" (ids), and maybe "group".
         folder: holds local copies, named as in SETS.
         limit: prompts of each group, evenly spread over it; None for all.
 
     Raises:
         LMTPError: no such set, the data cannot be had, or a row is not one of the set.
     """
-    if name == STORIES:
-        prompts = [EvalPrompt(text, "stories", i) for i, text in enumerate(OPENINGS)]
-        facts = {"version": "this package's own", "rows": len(OPENINGS), "prompt": "as it stands"}
+    if name in OWN:
+        prompts = [EvalPrompt(text, name, i) for i, text in enumerate(OWN[name])]
+        facts = {"version": "this package's own", "rows": len(prompts), "prompt": "as it stands"}
         return _loaded(prompts, {"name": name, **facts}, limit)
     if name in SETS:
         chosen = SETS[name]
@@ -184,7 +186,7 @@ def load_set(name: str, folder: Path | None = None, limit: int | None = None) ->
         "--set",
         "name",
         found=repr(name),
-        expected=f"{', '.join([STORIES, *SETS])}, or a JSONL file",
+        expected=f"{', '.join([*OWN, *SETS])}, or a JSONL file",
         remedy="name one of these",
     )
 

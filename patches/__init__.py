@@ -16,6 +16,7 @@ from vllm_lmtp.patches import (
     cli_args,
     cold_drafts,
     cpu_sampling,
+    draft_seconds,
     load_weights,
     metrics,
     model_config,
@@ -40,6 +41,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_sampling.PATCH,
     metrics.PATCH,
     cold_drafts.PATCH,
+    draft_seconds.PATCH,
 )
 
 _registered: set[Binding] = set()

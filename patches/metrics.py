@@ -1,4 +1,4 @@
-"""Exports acceptance by head and by lag, to Prometheus and to Ray."""
+"""Exports acceptance by head and by lag, cold drafts and draft times, to Prometheus and to Ray."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import Any
 from vllm_lmtp.patches.record import Binding, Patch
 
 
-def _with_leap_counters(prometheus_class: Any) -> Any:
-    from vllm_lmtp.metrics import with_leap_counters
+def _for_prometheus(prometheus_class: Any) -> Any:
+    from prometheus_client import Histogram
 
-    return with_leap_counters(prometheus_class)
+    from vllm_lmtp.metrics import with_leap_metrics
+
+    return with_leap_metrics(prometheus_class, Histogram)
+
+
+def _for_ray(prometheus_class: Any) -> Any:
+    from vllm.v1.metrics.ray_wrappers import RayHistogramWrapper
+
+    from vllm_lmtp.metrics import with_leap_metrics
+
+    return with_leap_metrics(prometheus_class, RayHistogramWrapper)
 
 
 PATCH = Patch(
@@ -21,12 +31,12 @@ PATCH = Patch(
         Binding(
             "vllm.v1.metrics.loggers",
             "PrometheusStatLogger._spec_decoding_cls",
-            _with_leap_counters,
+            _for_prometheus,
         ),
         Binding(
             "vllm.v1.metrics.ray_wrappers",
             "RayPrometheusStatLogger._spec_decoding_cls",
-            _with_leap_counters,
+            _for_ray,
         ),
     ),
     written_against="vllm/v1/metrics/loggers.py, vllm/v1/metrics/ray_wrappers.py (0.32.0, 0.33.0)",

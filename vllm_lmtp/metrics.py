@@ -1,4 +1,4 @@
-"""Counters that vLLM does not have: drafts and acceptance by head and by lag, and cold drafts.
+"""Metrics that vLLM does not have: acceptance by head and by lag, cold drafts, draft times.
 
 Head and lag are a function of the position in the draft, so the per-position numbers that vLLM's
 scheduler already sends to the frontend are enough. docs/metrics.md defines each number.
@@ -14,12 +14,17 @@ from vllm_lmtp.leap import LeapSchedule
 DRAFTED = "vllm:lmtp_num_draft_tokens"
 ACCEPTED = "vllm:lmtp_num_accepted_tokens"
 COLD = "vllm:lmtp_num_cold_drafts"
+DRAFT_SECONDS = "vllm:lmtp_draft_seconds"
+BUCKETS = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]
 
 
-def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
-    """A subclass of vLLM's `SpecDecodingProm`, or of its Ray twin, with the counters added.
+def with_leap_metrics(prometheus_class: type[Any], histogram_class: Any) -> type[Any]:
+    """A subclass of vLLM's `SpecDecodingProm`, or of its Ray twin, with the metrics added.
 
     Without lmtp it behaves as its base.
+
+    Args:
+        histogram_class: `prometheus_client.Histogram`, or vLLM's Ray twin of it.
     """
 
     class LMTPSpecDecodingProm(prometheus_class):
@@ -31,7 +36,7 @@ def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
             **options: Any,
         ) -> None:
             super().__init__(speculative_config, labelnames, per_engine_labelvalues, **options)
-            self._leap: dict[int, _EngineCounters] = {}
+            self._leap: dict[int, _EngineMetrics] = {}
             if getattr(speculative_config, "method", None) != METHOD:
                 return
             by_source = [*labelnames, "head", "lag"]
@@ -40,13 +45,20 @@ def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
             cold = self._counter_cls(
                 COLD, "Drafts made before all lagged hidden states were known.", labelnames
             )
+            seconds = histogram_class(
+                DRAFT_SECONDS,
+                "Time of a drafting pass for the whole batch.",
+                labelnames,
+                buckets=BUCKETS,
+            )
             for engine, values in per_engine_labelvalues.items():
-                self._leap[engine] = _EngineCounters(
+                self._leap[engine] = _EngineMetrics(
                     speculative_config.schedule,
                     speculative_config.num_speculative_tokens,
                     drafted,
                     accepted,
                     cold,
+                    seconds,
                     values,
                 )
 
@@ -58,8 +70,8 @@ def with_leap_counters(prometheus_class: type[Any]) -> type[Any]:
     return LMTPSpecDecodingProm
 
 
-class _EngineCounters:
-    """The counters of one engine, one pair for each position of the draft.
+class _EngineMetrics:
+    """The metrics of one engine, with one pair of counters for each position of the draft.
 
     Positions that share a head and a lag do not exist, so each position has a counter of its own.
     """
@@ -71,6 +83,7 @@ class _EngineCounters:
         drafted: Any,
         accepted: Any,
         cold: Any,
+        seconds: Any,
         labelvalues: list[object],
     ) -> None:
         labels = [
@@ -80,28 +93,44 @@ class _EngineCounters:
         self.drafted = [drafted.labels(*values) for values in labels]
         self.accepted = [accepted.labels(*values) for values in labels]
         self.cold = cold.labels(*labelvalues)
+        self.seconds = seconds.labels(*labelvalues)
 
     def observe(self, stats: Any) -> None:
         for place, counter in enumerate(self.drafted):
             counter.inc(stats.num_draft_tokens_per_pos[place])
             self.accepted[place].inc(stats.num_accepted_tokens_per_pos[place])
         self.cold.inc(cold_drafts(stats))
+        for microseconds in draft_passes(stats):
+            self.seconds.observe(microseconds / 1e6)
+
+
+# The stats of a step travel to the frontend as a fixed set of fields. vLLM reads
+# `num_draft_tokens_per_pos` nowhere and our counters read it by place, so ours ride behind its last
+# place: how many drafts were cold, then the microseconds of each drafting pass.
 
 
 def add_cold_draft(stats: Any) -> None:
-    """Note one cold draft in a step's `SpecDecodingStats`.
+    """Note one cold draft in a step's `SpecDecodingStats`."""
+    _with_room(stats)[stats.num_spec_tokens] += 1
 
-    The stats travel to the frontend as a fixed set of fields. vLLM reads
-    `num_draft_tokens_per_pos` nowhere and our counters read it by place, so the number rides behind
-    its last place.
-    """
-    per_place = stats.num_draft_tokens_per_pos
-    if len(per_place) == stats.num_spec_tokens:
-        per_place.append(0)
-    per_place[-1] += 1
+
+def add_draft_passes(stats: Any, microseconds: list[int]) -> None:
+    """Note how long drafting passes took in a step's `SpecDecodingStats`."""
+    _with_room(stats).extend(microseconds)
 
 
 def cold_drafts(stats: Any) -> int:
     """Cold drafts of one step, as noted by `add_cold_draft`."""
-    per_place = stats.num_draft_tokens_per_pos
-    return per_place[-1] if len(per_place) > stats.num_spec_tokens else 0
+    return sum(stats.num_draft_tokens_per_pos[stats.num_spec_tokens :][:1])
+
+
+def draft_passes(stats: Any) -> list[int]:
+    """Microseconds of each drafting pass, as noted by `add_draft_passes`."""
+    return list(stats.num_draft_tokens_per_pos[stats.num_spec_tokens + 1 :])
+
+
+def _with_room(stats: Any) -> list[int]:
+    per_place: list[int] = stats.num_draft_tokens_per_pos
+    if len(per_place) == stats.num_spec_tokens:
+        per_place.append(0)
+    return per_place

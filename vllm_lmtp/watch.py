@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.metrics import add_cold_draft
+from vllm_lmtp.metrics import add_cold_draft, add_draft_passes
 
 logger = init_logger("vllm.lmtp")
 
@@ -57,6 +57,9 @@ def note_verdict(
     known = request.num_tokens - 1 - getattr(request, "lmtp_start", 0)
     if stats is not None and known < config.lmtp_stride:
         add_cold_draft(stats)
+    if stats is not None and (passes := getattr(scheduler, "lmtp_passes", None)):
+        add_draft_passes(stats, passes)
+        scheduler.lmtp_passes = []
     _warn_if_never_accepted(scheduler, config, num_accepted_tokens)
 
 

@@ -50,7 +50,9 @@ def top(result: Mapping[str, Any], title: str) -> list[str]:
     elif prompts["limit"] is not None:
         count += f" (at most {prompts['limit']} of each group, evenly spread)"
     if prompts["too_long"]:
-        count += f"; {prompts['too_long']} too long for the model left out"
+        longest = prompts.get("longest")
+        than = "too long for the model" if longest is None else f"of more than {longest} tokens"
+        count += f"; {prompts['too_long']} {than} left out"
     return [
         f"# {title}",
         "",

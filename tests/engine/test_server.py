@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from tests.dashboard import metric_names
 from tests.engine.client import environment, run_with_vllm
 from tests.engine.test_real import CHECKPOINT
 
@@ -87,6 +89,17 @@ def test_completion_with_acceptance_in_the_response_and_in_metrics(url: str) -> 
     assert _metric(url, "vllm:lmtp_num_draft_tokens_total") == drafted
     assert _metric(url, "vllm:lmtp_num_draft_tokens_total", 'head="2"', 'lag="1"') > 0
     assert _metric(url, "vllm:lmtp_num_cold_drafts_total") == 0
+    # Every draft was made in a pass, and the last pass is told with the next verdict, if any.
+    drafts = _metric(url, "vllm:spec_decode_num_drafts_total")
+    assert abs(_metric(url, "vllm:lmtp_draft_seconds_count") - drafts) <= 1
+    assert 0 < _metric(url, "vllm:lmtp_draft_seconds_sum") < 60
+
+
+def test_the_dashboard_asks_for_what_the_server_has(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    served = {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    assert {f"vllm:{name}" for name in metric_names()} <= served
 
 
 def test_bench_serve_prints_acceptance(url: str) -> None:

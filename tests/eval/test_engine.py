@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import scoring
 from tests.chain import Chain, Counters, draft_vocabulary, make_chain, save_chain, served, simulate
@@ -191,3 +192,64 @@ def test_lossless(folder: Path) -> None:
     assert (variant["identical"], variant["answers"], variant["differences"]) == (5, 5, [])
     assert variant["tokens"] == 5 * TOKENS
     assert "| leap | 5 | 200 | 5 |" in (folder / "report" / "lossless.md").read_text()
+
+
+def compare_speed(folder: Path, *words: str | Path) -> Result:
+    common = ("--model", folder / "leap", "--set", folder / "prompts.jsonl", "--threads", "1")
+    size = ("--max-tokens", str(TOKENS), "--least", "5", "--eager", "--rounds", "2", "--json")
+    return vllm_lmtp(*words, *common, *size)
+
+
+def check_load(load: dict[str, Any], counters: Counters) -> None:
+    """Counts of two rounds, and times that only a real engine has."""
+    assert load["drafts"] == 2 * counters.num_drafts
+    assert load["accepted_tokens"] == 2 * sum(counters.accepted_per_pos)
+    assert load["draft_tokens"] == 2 * sum(counters.drafted_per_pos)
+    assert 0 < load["draft_ms"] < load["step_ms"]
+    assert load["answers"] == {"answers": 10, "identical": 10, "first_differences": []}
+
+
+def test_speed_of_methods_taking_turns(folder: Path) -> None:
+    words = ("eval", "speed", "--streams", "1", "2", "--output", folder / "speed")
+    methods = ("--only", "scorer none", "--method", 'broken={"method": "draft_model"}')
+    done = compare_speed(folder, *words, *methods)
+    assert done.code == 0, done.stderr
+    found = done.value
+    assert [m["name"] for m in found["methods"]] == ["plain", "lmtp, scorer none"]
+    assert [m["name"] for m in found["not_measured"]] == ["broken"]
+    assert [(s["streams"], s["method"]) for s in found["speed"]] == [
+        (streams, name) for streams in (1, 2) for name in ("plain", "lmtp, scorer none")
+    ]
+    for load in found["speed"]:
+        assert load["requests"] == 5
+        assert load["tokens"] == 2 * 5 * TOKENS
+        if load["method"] != "plain":
+            check_load(load, expected(leap(), 4))
+    first, second = (s for s in found["speed"] if s["method"] == "plain")
+    assert first["drafts"] == second["drafts"] == 0
+
+    again = compare_speed(folder, *words, *methods)
+    assert again.code == 0, again.stderr
+    assert again.value["speed"] == found["speed"]
+    assert again.stderr.count("measured before") == 8
+
+
+def test_tuning_writes_a_configuration_that_serves(folder: Path) -> None:
+    words = ("tune", "--streams", "1", "2", "--lengths", "1", "3", "--output", folder / "tuned")
+    done = compare_speed(folder, *words, "--least-gain", "0")
+    assert done.code == 0, done.stderr
+    found = done.value
+    for load in found["loads"]:
+        if load["length"]:
+            check_load(load, expected(leap(), load["length"]))
+        else:
+            assert load["draft_tokens"] == 0
+    config = yaml.safe_load((folder / "tuned" / "tuned.yaml").read_text())
+    assert config["max-num-seqs"] == 2
+    chosen = {entry["streams"]: entry["length"] for entry in found["chosen"]}
+    if not any(chosen.values()):  # on this machine, today
+        assert "speculative-config" not in config
+        return
+    speculative = json.loads(config["speculative-config"])
+    assert speculative["num_speculative_tokens_per_batch_size"] == found["schedule"]
+    assert speculative["num_speculative_tokens"] == max(chosen.values())

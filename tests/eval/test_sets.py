@@ -125,7 +125,7 @@ def test_a_line_that_is_no_json(tmp_path: Path) -> None:
 
 
 def test_an_unknown_set_names_the_known_ones() -> None:
-    with pytest.raises(LMTPError, match=r"stories, gsm8k_test, .* JSONL file"):
+    with pytest.raises(LMTPError, match=r"stories, questions, gsm8k_test, .* JSONL file"):
         load_set("gsm9k")
 
 

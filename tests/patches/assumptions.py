@@ -167,6 +167,18 @@ def counters_are_built_as_ours_extend_them(vllm: Sources) -> None:
         vllm.find(metrics, f"SpecDecodingStats.{field}")
 
 
+def runners_return_what_carries_draft_times(vllm: Sources) -> None:
+    for runner in ("gpu_model_runner", "gpu.model_runner"):
+        vllm.find(f"vllm.v1.worker.{runner}", "GPUModelRunner.sample_tokens")
+    assert "self.model_runner_output = model_runner_output" in vllm.text(
+        "vllm.v1.worker.gpu.async_utils"
+    )
+    parameters = vllm.parameters("vllm.v1.core.sched.scheduler", "Scheduler.update_from_output")
+    ours = OURS.parameters("vllm_lmtp.clock", "collect")
+    assert parameters == ["self", *ours[1:]]
+    vllm.find("vllm.v1.core.sched.output", "SchedulerOutput.num_spec_tokens_to_schedule")
+
+
 def cpu_kernel_takes_the_arguments_we_read(vllm: Sources) -> None:
     kernel = vllm.parameters("vllm.utils.cpu_triton_utils", "_expand_kernel_impl")
     assert kernel[:5] == [
@@ -211,6 +223,7 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v2_gives_slots_where_we_watch,
     scheduler_judges_drafts_as_our_watch_expects,
     counters_are_built_as_ours_extend_them,
+    runners_return_what_carries_draft_times,
     cpu_kernel_takes_the_arguments_we_read,
     nobody_reads_the_list_that_carries_cold_drafts,
 )

@@ -16,10 +16,13 @@ from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.metrics import (
     ACCEPTED,
     COLD,
+    DRAFT_SECONDS,
     DRAFTED,
     add_cold_draft,
+    add_draft_passes,
     cold_drafts,
-    with_leap_counters,
+    draft_passes,
+    with_leap_metrics,
 )
 
 LABELS = ["model_name", "engine"]
@@ -38,7 +41,8 @@ def make(config: Any) -> tuple[Any, prometheus_client.CollectorRegistry]:
     class Base(SpecDecodingProm):
         _counter_cls = functools.partial(prometheus_client.Counter, registry=registry)
 
-    return with_leap_counters(Base)(config, LABELS, ENGINES), registry
+    histogram = functools.partial(prometheus_client.Histogram, registry=registry)
+    return with_leap_metrics(Base, histogram)(config, LABELS, ENGINES), registry
 
 
 def value(registry: Any, name: str, engine: int = 0, **labels: str) -> float | None:
@@ -117,7 +121,8 @@ def test_diffusion_models_still_get_their_own_counters() -> None:
     class Base(SpecDecodingProm):
         _counter_cls = functools.partial(prometheus_client.Counter, registry=registry)
 
-    with_leap_counters(Base)(None, LABELS, ENGINES, is_diffusion=True).observe(stats_of((4, 2)))
+    prom = with_leap_metrics(Base, prometheus_client.Histogram)
+    prom(None, LABELS, ENGINES, is_diffusion=True).observe(stats_of((4, 2)))
     assert value(registry, "vllm:diffusion_num_denoising_steps") == 1
 
 
@@ -128,6 +133,25 @@ def test_cold_drafts_ride_behind_the_last_place() -> None:
     add_cold_draft(stats)
     assert cold_drafts(stats) == 2
     assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 2]
+
+
+def test_draft_times_ride_along_with_and_without_cold_drafts() -> None:
+    """Two passes of 2 and 6 ms are 8 ms in two observations."""
+    prom, registry = make(lmtp_config())
+    for cold in (0, 1):
+        stats = stats_of((4, 2), cold=cold)
+        assert draft_passes(stats) == []
+        add_draft_passes(stats, [2000 + 4000 * cold])
+        assert (cold_drafts(stats), draft_passes(stats)) == (cold, [2000 + 4000 * cold])
+        prom.observe(stats)
+    named = dict(zip(LABELS, ["m", "0"], strict=True))
+
+    def sample(end: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"{DRAFT_SECONDS}_{end}", named | labels)
+
+    assert sample("count") == 2
+    assert sample("sum") == pytest.approx(0.008)
+    assert (sample("bucket", le="0.001"), sample("bucket", le="0.0025")) == (0, 1)
 
 
 def test_drafts_observed_after_a_cold_one_keep_their_places() -> None:
@@ -153,7 +177,11 @@ def test_vllms_log_takes_steps_with_and_without_cold_drafts() -> None:
 
 def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's Ray twin takes the same extension; Ray's names have no colon."""
-    from vllm.v1.metrics.ray_wrappers import RayCounterWrapper, RaySpecDecodingProm
+    from vllm.v1.metrics.ray_wrappers import (
+        RayCounterWrapper,
+        RayHistogramWrapper,
+        RaySpecDecodingProm,
+    )
 
     counted: dict[tuple[str, str, str], float] = {}
 
@@ -162,9 +190,19 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         key = (self.metric.info["name"], tags.get("head", ""), tags.get("lag", ""))
         counted[key] = counted.get(key, 0) + value
 
+    observed: dict[str, list[float]] = {}
+
+    def observe(self: Any, value: float) -> None:
+        observed.setdefault(self.metric.info["name"], []).append(value)
+
     monkeypatch.setattr(RayCounterWrapper, "inc", inc)
-    prom = with_leap_counters(RaySpecDecodingProm)(lmtp_config(), LABELS, ENGINES)
-    prom.observe(stats_of((4, 3), (4, 0), cold=1))
+    monkeypatch.setattr(RayHistogramWrapper, "observe", observe)
+    extended = with_leap_metrics(RaySpecDecodingProm, RayHistogramWrapper)
+    prom = extended(lmtp_config(), LABELS, ENGINES)
+    stats = stats_of((4, 3), (4, 0), cold=1)
+    add_draft_passes(stats, [1500])
+    prom.observe(stats)
+    assert observed == {"vllm_lmtp_draft_seconds": [0.0015]}
     assert counted["vllm_lmtp_num_draft_tokens", "0", "1"] == 2
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "1"] == 1
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "0"] == 0

@@ -24,6 +24,7 @@ from vllm_lmtp.cli import (
     patches,
     scorer,
     train,
+    tune,
     version,
 )
 from vllm_lmtp.cli.output import add_json_flag, print_refusals
@@ -34,6 +35,7 @@ COMMANDS = (
     doctor,
     demo,
     evaluate,
+    tune,
     distill,
     train,
     merge,

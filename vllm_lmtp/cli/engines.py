@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFTED
+from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
 
 DRAFTS = "vllm:spec_decode_num_drafts"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens"
@@ -23,6 +23,8 @@ def prepare_environment(threads: int) -> None:
     # Engines live in this process, so that a start takes seconds and rounds can alternate.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Numba, which ngram drafts with, would give vLLM's own kernels a thread for every core.
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -48,7 +50,8 @@ class Run:
 
     tokens, texts: of each prompt. steps: of each prompt, where the engine was started with
     `per_request_spec_decode_metrics="detailed"`. seconds: wall time. counters: what the engine
-    counted meanwhile, by metric name, or (name, place) or (name, head, lag).
+    counted meanwhile, by metric name, or (name, place) or (name, head, lag); of draft times the sum
+    by name, and their number as (name, "count").
     """
 
     tokens: list[list[int]] = field(default_factory=list)
@@ -81,7 +84,7 @@ class Engine:
         model: folder or Hugging Face id.
         speculative_config: None for plain decoding.
         has_tokenizer: without one, prompts are token ids and texts are empty.
-        options: further arguments of `vllm.LLM`.
+        options: further arguments of `vllm.LLM`, or others instead of those given here.
     """
 
     def __init__(
@@ -93,6 +96,12 @@ class Engine:
     ) -> None:
         from vllm import LLM
 
+        defaults: dict[str, Any] = {
+            "enforce_eager": True,
+            # Two engines share the device.
+            "gpu_memory_utilization": 0.4,
+        }
+
         self.has_tokenizer = has_tokenizer
         self._has_steps = options.get("per_request_spec_decode_metrics") == "detailed"
         self.llm: Any = LLM(
@@ -101,14 +110,11 @@ class Engine:
             skip_tokenizer_init=not has_tokenizer,
             distributed_executor_backend="uni",
             disable_log_stats=False,
-            enforce_eager=True,
             use_tqdm_on_load=False,
             # Rounds repeat their prompts; a cached prefix would make the later ones another test.
             enable_prefix_caching=False,
-            # Two engines share the device.
-            gpu_memory_utilization=0.4,
             seed=0,
-            **options,
+            **(defaults | options),
         )
 
     def generate(
@@ -142,6 +148,33 @@ class Engine:
             self._counters() - before,
         )
 
+    def stream(self, prompts: Sequence[list[int]], streams: int, max_tokens: int) -> Run:
+        """Answer token ids greedily, `streams` at a time: as one ends, the next begins."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            detokenize=self.has_tokenizer,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        answers: list[list[int]] = [[] for _ in prompts]
+        begun = ended = 0
+        before = self._counters()
+        start = time.perf_counter()
+        while ended < len(prompts):
+            while begun < len(prompts) and begun - ended < streams:
+                engine.add_request(str(begun), {"prompt_token_ids": prompts[begun]}, params)
+                begun += 1
+            for output in engine.step():
+                if output.finished:
+                    answers[int(output.request_id)] = list(output.outputs[0].token_ids)
+                    ended += 1
+        seconds = time.perf_counter() - start
+        return Run(answers, [], [], seconds, self._counters() - before)
+
     def close(self) -> None:
         """Stop the engine and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
@@ -160,6 +193,9 @@ class Engine:
                 found[name] += int(metric.value)
             elif name == ENGINE_STEPS:
                 found[name] += metric.count
+            elif name == DRAFT_SECONDS:
+                found[name] += metric.sum
+                found[name, "count"] += metric.count
         return found
 
 

@@ -1,0 +1,51 @@
+"""The page of `tune`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_lmtp.eval.pages.speed import speed_ups, spread
+from vllm_lmtp.eval.pages.words import about_heads, number, table, top
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """Markdown of the whole result."""
+    plan = result["plan"]
+    lines = top(result, "Draft lengths by batch size")
+    lines += about_heads([result["heads"]])
+    lines += [
+        f"{plan['rounds']} rounds, lengths taking turns in one engine; {plan['threads']} "
+        f"thread(s); {'eager' if plan['eager'] else 'compiled'}; greedy. Speed over the faster, in "
+        "the same round, of plain decoding and of the same engine drafting nothing: median, and in "
+        "brackets the least and the most of the rounds. "
+        f"A length is chosen where its median less two standard errors is at least "
+        f"{1 + result['least_gain']:.2f}.",
+        "",
+    ]
+    chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
+    by_place = {(load["streams"], load["length"]): load for load in result["loads"]}
+    plain = {load["streams"]: load for load in result["plain"]}
+    rows = []
+    for streams, length in chosen.items():
+        cells = [
+            spread(plain[streams]["tokens_per_second"], 1),
+            *(spread(by_place[streams, n]["speed_up"], 2) for n in result["lengths"]),
+        ]
+        accepted = [by_place[streams, n]["acceptance_length"] for n in result["lengths"][1:]]
+        rows.append(
+            (streams, *cells, number(max((a for a in accepted if a), default=None)), length)
+        )
+    headers = ("streams", "plain, tokens/s", *(f"{n}" for n in result["lengths"]))
+    lines += table((*headers, "longest acceptance length", "chosen"), rows)
+    lines += ["The speculative config that this gives:", ""]
+    config = result["speculative_config"]
+    if config is None:
+        lines += ["none: no draft length pays at any of these loads. Serve the target plainly.", ""]
+    else:
+        lines += ["```json", json.dumps(config), "```", ""]
+    if (verified := result.get("verification")) is not None:
+        lines += ["## Against plain decoding", ""]
+        lines += speed_ups(verified)
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""An engine in a process of its own.
+
+Speeds of engines that share a process are not those of engines alone in one, and some methods keep
+vLLM's CPU backend from starting another beside them. The processes of a comparison wait for their
+turn without using a core.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_lmtp.cli.engines import Run
+
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the process starts: arguments of `cli.engines.Engine`."""
+
+    model: str
+    speculative_config: dict[str, Any] | None
+    has_tokenizer: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class EngineFailedError(Exception):
+    """The engine did not start, or died; the first line of the reason."""
+
+
+class EngineProcess:
+    """Starts an engine and waits until it is ready.
+
+    Raises:
+        EngineFailedError: it cannot be started.
+    """
+
+    def __init__(self, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        self._process.start()
+        theirs.close()  # or its end would never be noticed
+        self._receive()
+
+    def stream(self, prompts: Sequence[list[int]], streams: int, max_tokens: int) -> Run:
+        """As `Engine.stream`.
+
+        Raises:
+            EngineFailedError: the engine died.
+        """
+        return Run(**self._call("stream", list(prompts), streams, max_tokens))
+
+    def set_draft_length(self, length: int) -> None:
+        """Draft `length` tokens a step from now on, whatever the batch.
+
+        Raises:
+            EngineFailedError: the engine was started without a schedule by batch size.
+        """
+        self._call("set_draft_length", length)
+
+    def close(self) -> None:
+        """End the process, which stops when its pipe is gone."""
+        self._pipe.close()
+        self._process.join(STOP_SECONDS)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+    def _call(self, *words: Any) -> Any:
+        self._pipe.send(words)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            failure, reply = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise EngineFailedError(f"its process ended with {self._process.exitcode}") from None
+        if failure is not None:
+            raise EngineFailedError(failure)
+        return reply
+
+
+def _serve(pipe: Any, job: Job) -> None:
+    """The process: start, then answer until the other side is gone."""
+    from vllm_lmtp.cli.engines import Engine
+
+    try:
+        engine = Engine(job.model, job.speculative_config, job.has_tokenizer, **job.options)
+        pipe.send((None, None))
+    except BaseException as error:
+        pipe.send((_first_line(error), None))
+        raise
+    while True:
+        try:
+            words = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((None, ANSWERS[words[0]](engine, *words[1:])))
+        except Exception as error:
+            pipe.send((_first_line(error), None))
+
+
+def _stream(engine: Any, prompts: list[list[int]], streams: int, max_tokens: int) -> Any:
+    run = engine.stream(prompts, streams, max_tokens)
+    return vars(run) | {"counters": Counter(run.counters)}
+
+
+def _set_draft_length(engine: Any, length: int) -> None:
+    """The scheduler looks a batch size up in a table, which is filled anew."""
+    table = engine.llm.llm_engine.engine_core.engine_core.scheduler.dynamic_sd_lookup
+    table[:] = [length] * len(table)
+
+
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "stream": _stream,
+    "set_draft_length": _set_draft_length,
+}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

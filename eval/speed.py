@@ -1,0 +1,205 @@
+"""Speed of several methods on the same prompts, side by side.
+
+Every engine has a process of its own, is started outside the clock, and answers some prompts first.
+Within a round all methods take a load one after another, each round beginning with another method,
+so that whatever else the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_lmtp.eval.asking import Progress, Questions, Settings
+from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
+from vllm_lmtp.eval.methods import PLAIN, Method, stamp_of
+from vllm_lmtp.eval.process import EngineFailedError, EngineProcess, Job
+from vllm_lmtp.eval.rates import summarise
+from vllm_lmtp.tools.tokenizer import has_tokenizer
+
+WARM_UP_TOKENS = 8
+# Of a device's memory; the engines of a comparison share it.
+SHARED_MEMORY = 0.9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """streams: loads to measure. rounds: of each. least: requests of a load at the least.
+    per_stream: requests for each stream. eager: not compiled. alive: engines at once, at most;
+    None for all. threads: of the CPU, for each engine."""
+
+    streams: tuple[int, ...]
+    rounds: int
+    least: int
+    per_stream: int
+    eager: bool
+    alive: int | None
+    threads: int
+
+    def requests(self, streams: int) -> int:
+        """How many requests a load has."""
+        return max(self.least, self.per_stream * streams)
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says, and what cells depend on beside their load."""
+        return {
+            "per_stream": self.per_stream,
+            "least": self.least,
+            "eager": self.eager,
+            "threads": self.threads,
+        }
+
+
+def measure(
+    methods: Sequence[Method],
+    questions: Questions,
+    settings: Settings,
+    plan: Plan,
+    cells_file: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All cells, of which those that `cells_file` holds already are not measured again.
+
+    Args:
+        methods: plain decoding first.
+    """
+    store = CellStore(cells_file)
+    common = common_facts(questions, settings, plan)
+    wanted = [m for m in methods if m.why_not is None]
+    left_out = {m.name: m.why_not for m in methods if m.why_not is not None}
+    alive = plan.alive or len(wanted)
+    engines = Engines(settings, questions, plan, alive, progress)
+    found: dict[tuple[str, int], list[Cell]] = {}
+    total = plan.rounds * len(plan.streams) * len(wanted)
+    done = 0
+    try:
+        for number in range(plan.rounds):
+            for streams in plan.streams:
+                for method in _turned(wanted, number):
+                    done += 1
+                    if method.name in left_out:
+                        continue
+                    key = key_of(
+                        common | {"method": method.stamp(), "streams": streams, "round": number}
+                    )
+                    cell = store.get(key)
+                    where = f"[{done}/{total}] round {number + 1}, {streams} stream(s)"
+                    try:
+                        if cell is None:
+                            engine = engines.get(method)
+                            prompts = first_prompts(questions, plan.requests(streams))
+                            cell = cell_of(engine.stream(prompts, streams, settings.max_tokens))
+                            store.put(key, cell)
+                            progress(
+                                f"{where}, {method.name}: {cell.tokens / cell.seconds:.1f} tokens/s"
+                            )
+                        else:
+                            progress(f"{where}, {method.name}: measured before")
+                    except EngineFailedError as error:
+                        progress(f"{where}, {method.name}: {error}")
+                        if method.name == PLAIN:
+                            raise
+                        left_out[method.name] = str(error)
+                        continue
+                    found.setdefault((method.name, streams), []).append(cell)
+    finally:
+        engines.close()
+    measured = [m for m in wanted if m.name not in left_out]
+    loads = []
+    for streams in plan.streams:
+        plain = found[PLAIN, streams]
+        for method in measured:
+            cells = found[method.name, streams]
+            rates = summarise(cells, None if method.name == PLAIN else plain)
+            loads.append({"method": method.name, "streams": streams} | rates)
+    return {
+        "plan": {"streams": list(plan.streams), "rounds": plan.rounds} | plan.facts(),
+        "methods": [m.facts() for m in measured],
+        "not_measured": [{"name": name, "why": why} for name, why in left_out.items()],
+        "speed": loads,
+    }
+
+
+def differences(result: dict[str, Any]) -> int:
+    """Answers, over all loads and rounds, that are not plain decoding's."""
+    return sum(
+        len(load["answers"]["first_differences"]) for load in result["speed"] if load["answers"]
+    )
+
+
+def common_facts(questions: Questions, settings: Settings, plan: Plan) -> dict[str, Any]:
+    """What every cell of a run depends on."""
+    return {
+        "model": settings.model,
+        "files": stamp_of(settings.model),
+        "dtype": settings.dtype,
+        "max_tokens": settings.max_tokens,
+        "prompts": [asked.tokens for asked in questions.asked],
+        "slots": max(plan.streams),
+        **plan.facts(),
+    }
+
+
+class Engines:
+    """The engines of a comparison, each started when it is first needed; of more than `alive`, the
+    one that has rested longest is closed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        questions: Questions,
+        plan: Plan,
+        alive: int,
+        progress: Progress,
+    ) -> None:
+        self.settings, self.questions, self.plan = settings, questions, plan
+        self.alive, self.progress = alive, progress
+        self._started: dict[str, EngineProcess] = {}
+
+    def get(self, method: Method) -> EngineProcess:
+        """The method's engine, warm.
+
+        Raises:
+            EngineFailedError: it cannot be started.
+        """
+        if (engine := self._started.pop(method.name, None)) is None:
+            while len(self._started) >= self.alive:
+                self._started.pop(next(iter(self._started))).close()
+            self.progress(f"{method.name}: starting its engine")
+            engine = EngineProcess(
+                Job(
+                    self.settings.model,
+                    method.speculative_config,
+                    has_tokenizer(self.settings.model),
+                    {
+                        "dtype": self.settings.dtype,
+                        "max_num_seqs": max(self.plan.streams),
+                        "max_model_len": self.questions.context,
+                        "enforce_eager": self.plan.eager,
+                        "gpu_memory_utilization": SHARED_MEMORY / self.alive,
+                    },
+                )
+            )
+            for streams in self.plan.streams:
+                engine.stream(first_prompts(self.questions, streams), streams, WARM_UP_TOKENS)
+        self._started[method.name] = engine  # the last of the dict is the one used last
+        return engine
+
+    def close(self) -> None:
+        """End all of them."""
+        for engine in self._started.values():
+            engine.close()
+        self._started.clear()
+
+
+def first_prompts(questions: Questions, count: int) -> list[list[int]]:
+    """The first `count` prompts, from the front again where there are fewer."""
+    asked = questions.asked
+    return [asked[i % len(asked)].tokens for i in range(count)]
+
+
+def _turned(methods: Sequence[Method], number: int) -> list[Method]:
+    start = number % len(methods)
+    return [*methods[start:], *methods[:start]]

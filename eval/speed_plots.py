@@ -1,0 +1,88 @@
+"""Pictures of speeds. The caller has chosen matplotlib's backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SIZE = (17.0, 4.2)
+
+
+def draw_speed(pyplot: Any, result: Mapping[str, Any]) -> Any:
+    """Tokens a second and speed-up over the load, medians with the spread of the rounds, and where
+    a step's time goes at the lowest and the highest load."""
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=SIZE)
+    names = [m["name"] for m in result["methods"]]
+    loads = result["plan"]["streams"]
+    for number, name in enumerate(names):
+        found = [s for s in result["speed"] if s["method"] == name]
+        _line(left, found, "tokens_per_second", f"C{number}", name)
+        _line(middle, [f for f in found if f["speed_up"]], "speed_up", f"C{number}", name)
+    middle.axhline(1, lw=1, color="grey")
+    left.set(title="Speed", ylabel="tokens/s")
+    middle.set(title="Speed-up over plain decoding, same round", ylabel="times")
+    for axis in (left, middle):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(loads, [str(load) for load in loads])
+        axis.set(xlabel="streams", ylim=(0, None))
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    ends = list(dict.fromkeys((loads[0], loads[-1])))
+    rows = [s for load in ends for s in result["speed"] if s["streams"] == load]
+    labels = [f"{s['method']}, {s['streams']}" for s in rows]
+    drafting = [s["draft_ms"] or 0.0 for s in rows]
+    rest = [(s["step_ms"] or 0.0) - d for s, d in zip(rows, drafting, strict=True)]
+    right.barh(labels, drafting, label="drafting")
+    right.barh(labels, rest, left=drafting, label="the rest")
+    right.tick_params(axis="y", labelsize=7)
+    right.invert_yaxis()
+    right.set(title="A step, by method and streams", xlabel="ms")
+    right.legend(fontsize=7)
+    return figure
+
+
+def draw_tune(pyplot: Any, result: Mapping[str, Any]) -> Any:
+    """Speed over the baseline by draft length, a line for each load; the chosen ones ringed."""
+    figure, axis = pyplot.subplots(figsize=(SIZE[0] / 2, SIZE[1]))
+    chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
+    for number, (streams, length) in enumerate(chosen.items()):
+        found = [s for s in result["loads"] if s["streams"] == streams and s["speed_up"]]
+        _line(axis, found, "speed_up", f"C{number}", f"{streams} stream(s)", "length")
+        best = next((f["speed_up"]["median"] for f in found if f["length"] == length), 1.0)
+        axis.plot([length], [best], "o", ms=11, mfc="none", mec=f"C{number}")
+    axis.axhline(1, lw=1, color="grey")
+    axis.set(
+        title="Speed over plain decoding or no drafts, the faster",
+        xlabel="draft tokens",
+        ylabel="times",
+    )
+    axis.set_xticks(result["lengths"])
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=7)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _line(
+    axis: Any,
+    found: Sequence[Mapping[str, Any]],
+    key: str,
+    colour: str,
+    name: str,
+    over: str = "streams",
+) -> None:
+    if not found:
+        return
+    medians = [f[key]["median"] for f in found]
+    below = [f[key]["median"] - f[key]["least"] for f in found]
+    above = [f[key]["most"] - f[key]["median"] for f in found]
+    axis.errorbar(
+        [f[over] for f in found],
+        medians,
+        [below, above],
+        fmt="-o",
+        markersize=4,
+        capsize=3,
+        color=colour,
+        label=name,
+    )

@@ -1,0 +1,41 @@
+"""Brings the time of each drafting pass from the worker to the scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_lmtp.patches.record import Binding, Patch, around
+
+SAMPLE = "GPUModelRunner.sample_tokens"
+SCHEDULER = "vllm.v1.core.sched.scheduler"
+
+
+def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
+    from vllm_lmtp.clock import carry
+
+    output = wrapped(*args, **kwargs)
+    carry(runner, output)
+    return output
+
+
+def _update_from_output(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
+    from vllm_lmtp.clock import collect
+
+    collect(scheduler, *args, **kwargs)
+    return wrapped(*args, **kwargs)
+
+
+PATCH = Patch(
+    name="draft_seconds",
+    why="Only the worker knows how long a draft takes, and vLLM's outputs have no room for what a "
+    "drafter would report.",
+    bindings=(
+        Binding("vllm.v1.worker.gpu_model_runner", SAMPLE, around(_sample_tokens)),
+        Binding("vllm.v1.worker.gpu.model_runner", SAMPLE, around(_sample_tokens)),
+        Binding(SCHEDULER, "Scheduler.update_from_output", around(_update_from_output)),
+    ),
+    written_against="vllm/v1/worker/gpu_model_runner.py, vllm/v1/worker/gpu/model_runner.py, "
+    "vllm/v1/core/sched/scheduler.py (0.32.0, 0.33.0)",
+    upstream="https://github.com/vllm-project/vllm/issues/7586 (propose, score and verify time)",
+    remove_when="vLLM lets a proposer export metrics of its own",
+)
