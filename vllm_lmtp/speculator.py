@@ -13,6 +13,7 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.draft_graph import DraftGraphs
 from vllm_lmtp.drafter import build_decoder
 
 
@@ -24,6 +25,8 @@ class LMTPSpeculator(DraftModelSpeculator):
     """
 
     decoder: BackwardDecoder
+    graphs: DraftGraphs | None = None
+    """While vLLM profiles memory there are none, or some that it throws away."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
         super().__init__(vllm_config, device)
@@ -54,10 +57,15 @@ class LMTPSpeculator(DraftModelSpeculator):
         """Heads have no attention, so there is nothing to set."""
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
-        """The draft runs eagerly."""
+        """Decide which batch sizes get a graph of the whole draft."""
+        self.graphs = DraftGraphs(
+            self.vllm_config, self.device, cudagraph_mode, self.decoder, self.num_speculative_steps
+        )
 
     def capture(self) -> None:
-        """The draft runs eagerly, so there is no graph to capture."""
+        """Record the graphs; vLLM calls this after recording the target's."""
+        assert self.graphs is not None
+        self.graphs.capture_drafts()
 
     def propose(
         self,
@@ -97,7 +105,8 @@ class LMTPSpeculator(DraftModelSpeculator):
         wanted = (
             self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         )
-        self.draft_tokens[:num_reqs, :wanted] = self.decoder.draft(
+        decoder = self.decoder if self.graphs is None else self.graphs
+        self.draft_tokens[:num_reqs, :wanted] = decoder.draft(
             last_hidden_states,
             first,
             bounds[1:] - first - num_rejected[:num_reqs],
