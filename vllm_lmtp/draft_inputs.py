@@ -74,7 +74,9 @@ class DraftInputs:
         if sampled is not None:
             self.sampled[:count] = sampled
 
-    def views(self, padded: int) -> tuple[torch.Tensor, ...]:
+    def views(
+        self, padded: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(hidden, first, kept, start, slots) of the first `padded` requests."""
         return (
             self.hidden[: padded * self.stride],
