@@ -45,6 +45,8 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     num_speculative_tokens: 1..n*k, n*k when left out.
     lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
     lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
+    lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
+        model's, or int8 on GPUs where the checkpoint has it.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here
@@ -55,6 +57,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_scorer: Literal["auto", "none", "table", "markov"] = "auto"
+    lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
@@ -142,7 +145,7 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
             continue
         field = ".".join(str(part) for part in fault["loc"]) or "value"
         if fault["type"] == "unexpected_keyword_argument":
-            known = "lmtp_stride, lmtp_scorer or one of vLLM's speculative options"
+            known = "lmtp_stride, lmtp_scorer, lmtp_head_dtype or one of vLLM's speculative options"
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")
             )
