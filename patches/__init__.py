@@ -19,6 +19,7 @@ from vllm_lmtp.patches import (
     load_weights,
     metrics,
     model_config,
+    ray_cpu,
     runner_v1,
     runner_v2,
     speculative_config,
@@ -40,6 +41,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_sampling.PATCH,
     metrics.PATCH,
     cold_drafts.PATCH,
+    ray_cpu.PATCH,
 )
 
 _registered: set[Binding] = set()

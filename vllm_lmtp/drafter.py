@@ -14,6 +14,7 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.head_dtype import FP8, chosen_dtype, is_int8
 from vllm_lmtp.heads import LeapHeads, has_kernels
 from vllm_lmtp.history import History
+from vllm_lmtp.node import named
 from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.spec_config import LMTPSpeculativeConfig
@@ -37,7 +38,8 @@ def build_decoder(
     """
     speculative_config = vllm_config.speculative_config
     assert isinstance(speculative_config, LMTPSpeculativeConfig)
-    checkpoint = speculative_config.read_heads()
+    with named():
+        checkpoint = speculative_config.read_heads()
     schedule = speculative_config.schedule
     dtype = vllm_config.model_config.dtype
     vocabulary = draft_vocabulary(checkpoint)

@@ -18,6 +18,8 @@ from vllm_lmtp.config import WHERE, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.hub import resolve_folder
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.node import check_versions, versions
+from vllm_lmtp.plugin import register
 
 
 def runner_in_use(parallel: Any = None) -> int:
@@ -62,6 +64,8 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
     """Set from the checkpoint; not for users."""
+    lmtp_versions: dict[str, str] = Field(default_factory=dict)
+    """Set where the engine is planned, compared by every worker; not for users."""
 
     def __post_init__(self) -> None:
         """Resolve and check the heads.
@@ -76,6 +80,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         checkpoint = self.read_heads()
         raise_refusals(find_refusals(checkpoint, _target(target), self._settings()))
 
+        self.lmtp_versions = versions()
         self.lmtp_stride = checkpoint.schedule.stride
         self.lmtp_n_heads = checkpoint.schedule.n_heads
         self.num_speculative_tokens = self.num_speculative_tokens or checkpoint.schedule.max_drafts
@@ -88,6 +93,16 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
             # Deep sleep discards weights; vLLM reloads the target's but would leave heads garbage.
             target.sleep_preserve_parameter_names.append("draft.*")
         self.draft_parallel_config = self.target_parallel_config
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle, in a worker: Ray's have not loaded plugins yet when this reaches them.
+
+        Raises:
+            LMTPError: this node has another version of vllm-lmtp or vLLM.
+        """
+        self.__dict__.update(state)
+        register()
+        check_versions(state.get("lmtp_versions", {}))
 
     @property
     def schedule(self) -> LeapSchedule:

@@ -23,8 +23,8 @@ TARGETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
     },
 }
 """What `Dimensions` does not say of a Llama."""
