@@ -6,7 +6,6 @@ process that planned the work must stop the start, by name, before it drafts som
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from dataclasses import replace
 from vllm_lmtp import __version__
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
-
-logger = logging.getLogger("vllm.lmtp.node")
 
 
 def node_name() -> str:
@@ -37,9 +34,11 @@ def check_versions(planned: dict[str, str]) -> None:
     Raises:
         LMTPError: they differ; it names the node.
     """
+    from vllm.logger import init_logger
+
     here = versions()
     node = node_name()
-    logger.info(
+    init_logger("vllm.lmtp.node").info(
         "vllm-lmtp %s on vLLM %s, node %s, process %d",
         here["vllm-lmtp"],
         here["vllm"],

@@ -43,7 +43,7 @@ class Cluster:
         self.variables = {
             "VLLM_LMTP_RAY_CPU": "1",
             "VLLM_HOST_IP": "127.0.0.1",
-            "RAY_AUTH_MODE": "disabled",  # loopback alone is served
+            "RAY_AUTH_MODE": "disabled",  # nobody else is served
             "RAY_ADDRESS": self.address,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_usage_threshold": "1.0",
@@ -51,18 +51,27 @@ class Cluster:
         self._env = environment(runner, asynchronous) | self.variables
         self._log = log.open("w")
         self._nodes: list[subprocess.Popen[bytes]] = []
-        for index in range(nodes):
-            self._start(index, gpus)
+        try:
+            for index in range(nodes):
+                self._start(index, gpus)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, index: int, gpus: int) -> None:
         where = (
-            ["--head", f"--port={self.address.split(':')[1]}", f"--temp-dir={self.folder}"]
+            [
+                "--head",
+                f"--port={self.address.split(':')[1]}",
+                f"--temp-dir={self.folder}",
+                "--include-dashboard=false",
+            ]
             if index == 0
             else [f"--address={self.address}"]
         )
         ray = Path(sys.executable).with_name("ray")
         command = [str(ray), "start", "--block", *where, "--node-ip-address=127.0.0.1"]
-        command += [f"--num-gpus={gpus}", "--num-cpus=2", "--include-dashboard=false"]
+        command += [f"--num-gpus={gpus}", "--num-cpus=2"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         env = {k: v for k, v in self._env.items() if k != "RAY_ADDRESS"}
         node = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def test_two_ranks_under_ray(
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
-        log = host.log.read_text()
-        assert "vllm-lmtp" in log
+        assert re.search(
+            r"vllm-lmtp \S+ on vLLM \S+, node \S+ \(127\.0\.0\.1\)", host.log.read_text()
+        )
     finally:
         host.close()
