@@ -10,11 +10,12 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_lmtp import __version__
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.head_dtype import FP8, chosen_dtype, is_int8
 from vllm_lmtp.heads import LeapHeads, has_kernels
 from vllm_lmtp.history import History
-from vllm_lmtp.node import named
+from vllm_lmtp.node import named, node_name
 from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.spec_config import LMTPSpeculativeConfig
@@ -76,7 +77,7 @@ def build_decoder(
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
         "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads in %s on "
-        "this rank, scorer %s, from %s",
+        "this rank, scorer %s, from %s, vLLM %s, node %s",
         __version__,
         schedule.n_heads,
         schedule.stride,
@@ -85,5 +86,7 @@ def build_decoder(
         str(held).removeprefix("torch."),
         "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
         speculative_config.model,
+        vllm_version(),
+        node_name(),
     )
     return BackwardDecoder(schedule, heads, history, scorer), heads

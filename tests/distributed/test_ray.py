@@ -44,7 +44,8 @@ def test_two_ranks_under_ray(
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
         assert re.search(
-            r"vllm-lmtp \S+ on vLLM \S+, node \S+ \(127\.0\.0\.1\)", host.log.read_text()
+            r"L-MTP \(vllm-lmtp \S+\): .*, vLLM \S+, node \S+ \(127\.0\.0\.1\)",
+            host.log.read_text(),
         )
     finally:
         host.close()

@@ -27,6 +27,7 @@ def test_a_node_has_name_and_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equal_versions_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("vllm.lmtp.node")
     logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
     try:
         node.check_versions(node.versions())
     finally:
