@@ -43,9 +43,7 @@ def test_two_ranks_under_ray(
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
-        assert re.search(
-            r"L-MTP \(vllm-lmtp \S+\): .*, vLLM \S+, node \S+ \(127\.0\.0\.1\)",
-            host.log.read_text(),
-        )
+        line = r"L-MTP \(vllm-lmtp \S+\): .*, vLLM \S+, node \S+ \(127\.0\.0\.1\)"
+        assert re.search(line, host.log.read_text())
     finally:
         host.close()
