@@ -1,16 +1,19 @@
 # Each target sets up .venv when it is missing, so on a fresh machine one command is enough.
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-wheels lint docs setup clean
+.PHONY: demo test test-all test-distributed test-wheels lint docs setup clean
 
 demo: .venv/.ready
 	$(BIN)/vllm-lmtp demo
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow and not wheels"
+	$(BIN)/python -m pytest -m "not slow and not wheels and not distributed"
 
 test-all: .venv/.ready
 	$(BIN)/python -m pytest
+
+test-distributed: .venv/.ready
+	$(BIN)/python -m pytest tests/distributed tests/engine/test_processes.py
 
 test-wheels: .venv/.ready
 	$(BIN)/python -m pytest -m wheels

@@ -20,6 +20,7 @@ from vllm_lmtp.patches import (
     load_weights,
     metrics,
     model_config,
+    ray_cpu,
     runner_v1,
     runner_v2,
     speculative_config,
@@ -42,6 +43,7 @@ PATCHES: tuple[Patch, ...] = (
     metrics.PATCH,
     cold_drafts.PATCH,
     draft_seconds.PATCH,
+    ray_cpu.PATCH,
 )
 
 _registered: set[Binding] = set()

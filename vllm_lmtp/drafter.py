@@ -7,14 +7,19 @@ from dataclasses import dataclass
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_lmtp import __version__
 from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.choice import Choose, ConfidentBest, Draw, Drawn, Meter
+from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.confidence import Confidence
-from vllm_lmtp.heads import LeapHeads
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.head_dtype import FP8, chosen_dtype, is_int8
+from vllm_lmtp.heads import LeapHeads, has_kernels
 from vllm_lmtp.history import History
+from vllm_lmtp.node import named, node_name
 from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.spec_config import LMTPSpeculativeConfig
@@ -55,14 +60,25 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         num_slots: requests whose tails must be kept at once.
 
     Raises:
-        LMTPError: this node lacks the heads, or they are damaged.
+        LMTPError: this node lacks the heads, or they are damaged, or its GPU cannot hold them so.
     """
     speculative_config = vllm_config.speculative_config
     assert isinstance(speculative_config, LMTPSpeculativeConfig)
-    checkpoint = speculative_config.read_heads()
+    with named():
+        checkpoint = speculative_config.read_heads()
     schedule = speculative_config.schedule
     dtype = vllm_config.model_config.dtype
     vocabulary = draft_vocabulary(checkpoint)
+    asked = speculative_config.lmtp_head_dtype
+    held = chosen_dtype(asked, is_int8(checkpoint), dtype, has_kernels())
+    if held == FP8 and not current_platform.has_device_capability(89):
+        raise refuse(
+            "this GPU",
+            "lmtp_head_dtype",
+            found="fp8",
+            expected="compute capability 8.9 or newer for fp8",
+            remedy="use int8, which takes as many bytes",
+        )
     with set_current_vllm_config(vllm_config), set_default_torch_dtype(dtype), device:
         heads = LeapHeads(
             schedule.n_heads,
@@ -71,9 +87,10 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
             checkpoint.output_rows,
             dtype,
             None if vocabulary is None else vocabulary.to(device),
-            checkpoint.vocab_size,
+            target_vocab_size=checkpoint.vocab_size,
+            held=held,
         )
-    load_heads(heads, checkpoint)
+    load_heads(heads, checkpoint, asked)
     scorer = None
     if speculative_config.lmtp_scorer != "none":
         output = heads.output(0)
@@ -91,14 +108,17 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
     history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
-        "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads on this "
-        "rank, scorer %s, from %s",
+        "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads in %s on "
+        "this rank, scorer %s, from %s, vLLM %s, node %s",
         __version__,
         schedule.n_heads,
         schedule.stride,
         speculative_config.num_speculative_tokens,
         heads.num_bytes / 1e6,
+        str(held).removeprefix("torch."),
         "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
         speculative_config.model,
+        vllm_version(),
+        node_name(),
     )
     return Drafter(BackwardDecoder(schedule, heads, history, scorer), heads, confidence)

@@ -9,6 +9,9 @@ them): every tensor-parallel rank finds the best token of its shard, and one exc
 pairs for the whole draft settles the rest. Ties go to the smaller id, on one rank or many.
 
 Heads may draft from a vocabulary of their own; its ids stay inside this module.
+
+On CUDA the best of a shard is found by a kernel that writes no logits, and matrices may be held in
+int8 or float8 (head_dtype.py).
 """
 
 from __future__ import annotations
@@ -19,6 +22,15 @@ import torch
 from torch import nn
 from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.platforms import current_platform
+from vllm.triton_utils import HAS_TRITON
+
+from vllm_lmtp.head_dtype import QUANTISED
+
+
+def has_kernels() -> bool:
+    """Whether the kernels are used on this machine. ROCm's float8 is another, so CUDA alone."""
+    return bool(current_platform.is_cuda() and HAS_TRITON)
 
 
 class LeapHeads(nn.Module):
@@ -35,6 +47,7 @@ class LeapHeads(nn.Module):
         target_ids: [vocab_size] int64, strictly increasing, the target's token of each row of the
             output matrices; None where row and token are the same.
         target_vocab_size: V, where it is another than `vocab_size`.
+        held: dtype of the output matrices, if another than `dtype`; int8 and float8 need kernels.
     """
 
     target_ids: torch.Tensor | None
@@ -48,16 +61,25 @@ class LeapHeads(nn.Module):
         dtype: torch.dtype,
         target_ids: torch.Tensor | None = None,
         target_vocab_size: int | None = None,
+        held: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        held = held or dtype
+        self.kernels = has_kernels()
         self.num_layers = num_layers
         self.target_vocab_size = target_vocab_size or vocab_size
         self.blocks = nn.ModuleList(
             nn.Linear(hidden_size, hidden_size, dtype=dtype) for _ in range(n_heads)
         )
         self.outputs = nn.ModuleList(
-            ParallelLMHead(vocab_size, hidden_size, params_dtype=dtype, prefix=f"lmtp.heads.{i}")
+            ParallelLMHead(vocab_size, hidden_size, params_dtype=held, prefix=f"lmtp.heads.{i}")
             for i in range(n_heads)
+        )
+        # What each row of an output matrix counts; none where the matrices need none.
+        rows = self.output(0).num_embeddings_per_partition
+        self.scales = nn.ParameterList(
+            nn.Parameter(torch.ones(rows, dtype=torch.float32), requires_grad=False)
+            for _ in range(n_heads if held in QUANTISED.values() else 0)
         )
         self.register_buffer("target_ids", target_ids, persistent=False)
         self.requires_grad_(False)
@@ -86,7 +108,7 @@ class LeapHeads(nn.Module):
 
     def _top_rows(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
         """As `top_tokens`, but ids of the heads' own vocabulary."""
-        local = [self._local_top(self.logits(rows, head)) for head in range(num_heads)]
+        local = [self._top_of_shard(rows, head) for head in range(num_heads)]
         values = torch.stack([value for value, _ in local], dim=-1)
         ids = torch.stack([index for _, index in local], dim=-1)
         return self._best_of_ranks(values, ids)
@@ -165,15 +187,37 @@ class LeapHeads(nn.Module):
 
     def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
         """Logits [N, S] of one head on this rank's shard of the vocabulary; padding has -inf."""
-        x = rows
-        for _ in range(self.num_layers):
-            x = x + nn.functional.silu(self.blocks[head](x))
+        x = self._read(rows, head)
         output = self.output(head)
-        logits = output.quant_method.apply(output, x)
         shard = output.shard_indices
+        if self.scales:
+            from vllm_lmtp.kernels.product import logits_of_rows
+
+            return logits_of_rows(x, output.weight, self.scales[head], shard.num_org_elements)
+        logits = output.quant_method.apply(output, x)
         if shard.num_org_vocab_padding > 0:
             logits[..., -shard.num_org_vocab_padding :] = float("-inf")
         return logits
+
+    def _read(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        """What a head's output matrix is multiplied with, [N, H]."""
+        x = rows
+        for _ in range(self.num_layers):
+            x = x + nn.functional.silu(self.blocks[head](x))
+        return x if self.scales else x.to(self.output(head).weight.dtype)
+
+    def _top_of_shard(self, rows: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best value [N] of a head and its id [N], on this rank's shard of the vocabulary."""
+        if not self.kernels:
+            return self._local_top(self.logits(rows, head))
+        from vllm_lmtp.kernels.product import top_of_rows
+
+        output = self.output(head)
+        shard = output.shard_indices
+        scales = self.scales[head] if self.scales else None
+        x = self._read(rows, head)
+        value, index, _ = top_of_rows(x, output.weight, scales, shard.num_org_elements)
+        return value, index + shard.org_vocab_start_index
 
     def _local_top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""

@@ -18,6 +18,8 @@ from vllm_lmtp.config import WHERE, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.hub import resolve_folder
 from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.node import check_versions, versions
+from vllm_lmtp.plugin import register
 
 
 def runner_in_use(parallel: Any = None) -> int:
@@ -47,6 +49,8 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
     lmtp_min_confidence: a draft ends before the place at which it is less likely than this to be
         right up to there; 0 keeps all.
+    lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
+        model's, or int8 on GPUs where the checkpoint has it.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here
@@ -59,10 +63,13 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_scorer: Literal["auto", "none", "table", "markov"] = "auto"
     lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
     """Set from the checkpoint; not for users."""
+    lmtp_versions: dict[str, str] = Field(default_factory=dict)
+    """Set where the engine is planned, compared by every worker; not for users."""
 
     def __post_init__(self) -> None:
         """Resolve and check the heads.
@@ -77,6 +84,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         checkpoint = self.read_heads()
         raise_refusals(find_refusals(checkpoint, _target(target), self._settings()))
 
+        self.lmtp_versions = versions()
         self.lmtp_stride = checkpoint.schedule.stride
         self.lmtp_n_heads = checkpoint.schedule.n_heads
         self.num_speculative_tokens = self.num_speculative_tokens or checkpoint.schedule.max_drafts
@@ -89,6 +97,16 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
             # Deep sleep discards weights; vLLM reloads the target's but would leave heads garbage.
             target.sleep_preserve_parameter_names.append("draft.*")
         self.draft_parallel_config = self.target_parallel_config
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle, in a worker: Ray's have not loaded plugins yet when this reaches them.
+
+        Raises:
+            LMTPError: this node has another version of vllm-lmtp or vLLM.
+        """
+        self.__dict__.update(state)
+        register()
+        check_versions(state.get("lmtp_versions", {}))
 
     @property
     def schedule(self) -> LeapSchedule:
@@ -152,7 +170,8 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
         field = ".".join(str(part) for part in fault["loc"]) or "value"
         if fault["type"] == "unexpected_keyword_argument":
             known = (
-                "lmtp_stride, lmtp_scorer, lmtp_min_confidence or one of vLLM's speculative options"
+                "lmtp_stride, lmtp_scorer, lmtp_min_confidence, lmtp_head_dtype or one of vLLM's "
+                "speculative options"
             )
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")

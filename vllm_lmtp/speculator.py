@@ -16,6 +16,7 @@ from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.choice import Draw
 from vllm_lmtp.confidence import worth_verifying
+from vllm_lmtp.draft_graph import DraftGraphs
 from vllm_lmtp.drafter import Drafter, build_drafter
 
 
@@ -28,6 +29,8 @@ class LMTPSpeculator(DraftModelSpeculator):
 
     drafter: Drafter
     decoder: BackwardDecoder
+    graphs: DraftGraphs | None = None
+    """While vLLM profiles memory there are none, or some that it throws away."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
         super().__init__(vllm_config, device)
@@ -62,10 +65,15 @@ class LMTPSpeculator(DraftModelSpeculator):
         """Heads have no attention, so there is nothing to set."""
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
-        """The draft runs eagerly."""
+        """Decide which batch sizes get a graph of the whole draft."""
+        self.graphs = DraftGraphs(
+            self.vllm_config, self.device, cudagraph_mode, self.decoder, self.num_speculative_steps
+        )
 
     def capture(self) -> None:
-        """The draft runs eagerly, so there is no graph to capture."""
+        """Record the graphs; vLLM calls this after recording the target's."""
+        assert self.graphs is not None
+        self.graphs.capture_drafts()
 
     def propose(
         self,
@@ -115,7 +123,8 @@ class LMTPSpeculator(DraftModelSpeculator):
             requests = torch.full_like(first, -1) if dummy_run else slots
             newest = input_batch.positions[first + kept - 1].long() + 1
             draw = self._draw(requests, newest, temperature, seeds)
-        self.draft_tokens[:num_reqs, :wanted] = self.decoder.draft(
+        decoder = self.decoder if self.graphs is None else self.graphs
+        self.draft_tokens[:num_reqs, :wanted] = decoder.draft(
             last_hidden_states,
             first,
             kept,

@@ -10,13 +10,17 @@ import torch
 
 from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.head_dtype import held_matrix, undone_matrix
 from vllm_lmtp.heads import LeapHeads
-from vllm_lmtp.read import block_tensor, finite, output_matrix, read_tensor
+from vllm_lmtp.read import block_tensor, finite, read_tensor
 from vllm_lmtp.tensors import block_name
 
 
-def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint) -> None:
+def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint, asked: str = "auto") -> None:
     """Fill `heads` from `checkpoint` and let vLLM pack the weights for the platform.
+
+    Args:
+        asked: `lmtp_head_dtype`. Heads without scales have the values that it would give.
 
     Raises:
         LMTPError: a value is not finite, or the copies of a repeated block differ.
@@ -29,9 +33,15 @@ def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint) -> None:
         output = heads.output(head)
         shard = output.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
-        rows = output_matrix(checkpoint, head, output.weight.dtype, slice(start, end))
-        output.weight.data[: end - start].copy_(rows)
-        output.weight.data[end - start :].zero_()
+        rows, weight = slice(start, end), output.weight.data
+        weight[end - start :].zero_()
+        if heads.scales:
+            held, scales = held_matrix(checkpoint, head, weight.dtype, rows)
+            weight[: end - start].copy_(held)
+            heads.scales[head].data[: end - start].copy_(scales)
+            continue
+        undone = undone_matrix(checkpoint, head, weight.dtype, asked, rows)
+        weight[: end - start].copy_(undone)
         output.quant_method.process_weights_after_loading(output)
 
 

@@ -159,8 +159,8 @@ def test_registering_imports_nothing_of_vllms(applied: dict[str, Any]) -> None:
 def test_every_binding_is_changed_exactly_once(applied: dict[str, Any]) -> None:
     importable = {name: b for name, b in applied["bindings"].items() if not b["why"]}
     assert {name: b["applied"] for name, b in importable.items()} == dict.fromkeys(importable, True)
-    # Classes and types are replaced, not wrapped.
-    replaced = ("_spec_decoding_cls", "EagleModelTypes")
+    # Classes, types and words are replaced, not wrapped.
+    replaced = ("_spec_decoding_cls", "EagleModelTypes", "ray_device_key")
     assert {name: b["wrapped"] for name, b in importable.items()} == {
         name: int(not name.endswith(replaced)) for name in importable
     }

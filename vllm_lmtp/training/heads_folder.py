@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vllm_lmtp.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE, INDEX_FILE
+from vllm_lmtp.int8 import quantise_rows
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
-from vllm_lmtp.training.int8 import quantise_rows
 from vllm_lmtp.training.markov import MarkovTerm
 from vllm_lmtp.training.save import write_json
 

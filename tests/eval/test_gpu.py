@@ -1,0 +1,84 @@
+"""The GPU kit, rehearsed without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.eval.gpu import draft, engine
+from vllm_lmtp.eval.gpu.dimensions import MODELS
+from vllm_lmtp.eval.gpu.dummy import save_heads, save_target
+from vllm_lmtp.head_dtype import FP8, held_matrix, is_int8
+
+
+def test_the_draft_alone(tmp_path: Path) -> None:
+    """Every dtype, scorer and batch size gives one run, whose tokens float64 confirms."""
+    words = ["--models", "tiny", "--batches", "1", "3", "--scorers", "none", "markov"]
+    code = draft.main([*words, "--repeats", "2", "--device", "cpu", "--out", str(tmp_path)])
+    assert code == 0
+    result = json.loads((tmp_path / "draft.json").read_text())
+    assert result["kind"] == "draft"
+    assert result["provenance"]["command"].startswith("python -m vllm_lmtp.eval.gpu.draft --models")
+    assert (tmp_path / "draft.png").stat().st_size > 1000
+    runs = result["runs"]
+    assert {(r["dtype"], r["scorer"], r["batch"]) for r in runs} == {
+        (d, s, b) for d in ("bfloat16", "int8", "fp8") for s in ("none", "markov") for b in (1, 3)
+    }
+    size = MODELS["tiny"]
+    for run in runs:
+        assert run["of_floor"] == pytest.approx(run["seconds"] * result["bandwidth"] / run["bytes"])
+        assert run["agreed"] > 0.9
+        assert run["worst_loss"] < 0.02
+        blocks = 2 * size.n_heads * size.hidden * (size.hidden + 1)
+        matrices = 2 * size.n_heads * size.vocab * size.hidden
+        term = 6 * 2 * size.vocab * draft.MARKOV_RANK if run["scorer"] == "markov" else 0
+        assert run["bytes"] == blocks + matrices + term
+
+
+def planned(*words: str) -> list[dict[str, Any]]:
+    parser = engine.build_parser()
+    return engine.plan(parser.parse_args([*words, "--out", "results"]))
+
+
+def test_engines_of_a_made_up_model() -> None:
+    found = planned("--dummy", "llama-3.1-8b", "--acceptance-lengths", "1", "7")
+    assert [e["method"] for e in found] == ["plain", *["lmtp"] * 6, *["ngram"] * 2]
+    assert "speculative_config" not in found[0]["args"]
+    for made in found:
+        assert made["args"]["load_format"] == "dummy"
+        assert made["args"]["max_num_seqs"] == 256
+    for made in found[1:]:
+        config = made["args"]["speculative_config"]
+        assert config["synthetic_acceptance_length"] == made["acceptance_length"]
+    assert {e.get("dtype") for e in found[1:7]} == {"auto", "bfloat16", "fp8"}
+
+
+def test_engines_of_a_checkpoint() -> None:
+    found = planned("--checkpoint", "folder", "--head-dtypes", "int8", "--engine", '{"seed": 3}')
+    assert [e["method"] for e in found] == ["plain", "lmtp", "ngram"]
+    assert found[1]["args"]["speculative_config"] == {"method": "lmtp", "lmtp_head_dtype": "int8"}
+    assert all(e["args"]["seed"] == 3 and e["args"]["model"] == "folder" for e in found)
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine.main(["--dummy", "tiny", "--out", str(tmp_path / "x"), "--dry-run"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1 + 3 * 7 + 7
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("draft_vocab", [None, 96])
+def test_made_up_heads_are_sound(tmp_path: Path, draft_vocab: int | None) -> None:
+    size = MODELS["tiny"]
+    assert (save_target(tmp_path / "target", "tiny", size) / "config.json").is_file()
+    found = read_checkpoint(save_heads(tmp_path / "heads", size, draft_vocab))
+    assert is_int8(found)
+    assert found.output_rows == (draft_vocab or size.vocab)
+    assert held_matrix(found, 2, torch.int8)[0].dtype == torch.int8
+    assert held_matrix(found, 2, FP8)[0].dtype == FP8

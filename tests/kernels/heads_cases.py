@@ -1,0 +1,71 @@
+"""`LeapHeads` with the kernels against `LeapHeads` without; run as `cases.py` is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+
+from tests.unit import folders
+from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.head_dtype import QUANTISED
+from vllm_lmtp.heads import LeapHeads
+from vllm_lmtp.read import draft_vocabulary
+from vllm_lmtp.weights import load_heads
+
+DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
+HIDDEN, VOCAB = 40, 160
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, parallel_state
+
+    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
+        parallel_state.initialize_model_parallel()
+        yield
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
+
+
+def load(folder: Path, asked: str, kernels: bool) -> LeapHeads:
+    found = read_checkpoint(folder)
+    held = QUANTISED.get(asked) if kernels else None
+    with torch.device(DEVICE):
+        heads = LeapHeads(2, 1, HIDDEN, found.output_rows, torch.float32, held=held)
+    ids = draft_vocabulary(found)
+    heads.target_ids = None if ids is None else ids.to(DEVICE)
+    heads.kernels = kernels
+    load_heads(heads, found, asked)
+    return heads
+
+
+def save(folder: Path, reduced: bool) -> Path:
+    if reduced:
+        values = folders.reduced_config(97, hidden_size=HIDDEN, vocab_size=VOCAB)
+        return folders.write(folder, folders.reduced(2, 97, HIDDEN, VOCAB), values)
+    values = folders.config(n_head=2, hidden_size=HIDDEN, vocab_size=VOCAB)
+    return folders.write(folder, folders.heads(2, 1, HIDDEN, VOCAB), values)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("asked", ["float32", "int8", "fp8"])
+def test_kernels_draft_what_plain_torch_drafts(tmp_path: Path, asked: str, reduced: bool) -> None:
+    """Vocabularies of 160 and 97 rows, both padded; logits too, which scorers read."""
+    folder = save(tmp_path, reduced)
+    plain, fast = load(folder, asked, False), load(folder, asked, True)
+    rows = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+    assert torch.equal(fast.top_tokens(rows, 2), plain.top_tokens(rows, 2))
+    for head in range(2):
+        wanted, got = plain.logits(rows, head), fast.logits(rows, head)
+        assert got.shape == wanted.shape
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+    if asked in QUANTISED:
+        assert fast.output(0).weight.dtype == QUANTISED[asked]
+        assert fast.num_bytes < plain.num_bytes

@@ -1,0 +1,264 @@
+"""The draft step of Model Runner V2: what a CUDA graph can hold, and right when one holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.guard import GraphSafe
+from tests.recorder import record_graphs
+from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.history import History
+from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.scorer import MarkovScorer, Scorer, SuccessorTable
+
+HIDDEN, VOCAB, MAX_REQS, SLOTS = 16, 97, 11, 14
+SCORERS = ["none", "markov", "table"]
+SIZES = [1, 2, 4, 8]
+STEPS = 2 * MAX_REQS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, parallel_state
+
+    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
+        parallel_state.initialize_model_parallel()
+        yield
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
+
+
+def make_scorer(kind: str, seeded: torch.Generator) -> Scorer | None:
+    rows = torch.arange(VOCAB)
+    if kind == "markov":
+        embed = torch.randn(VOCAB + 1, 4, generator=seeded)
+        return MarkovScorer(embed, torch.randn(128, 4, generator=seeded), rows)
+    if kind == "table":
+        places = torch.randint(0, VOCAB, (VOCAB, 5), generator=seeded, dtype=torch.int32)
+        return SuccessorTable(places, torch.rand(VOCAB, 5, generator=seeded).half(), rows, 2.0)
+    return None
+
+
+def make_decoder(
+    kind: str, n_heads: int, stride: int, device: str = "cpu", reduced: bool = True
+) -> BackwardDecoder:
+    """Real heads over random weights, with a draft vocabulary."""
+    from vllm_lmtp.heads import LeapHeads
+
+    seeded = torch.Generator().manual_seed(3)
+    ids = torch.arange(VOCAB) * 2 + 1 if reduced else None
+    with torch.device(device):
+        heads = LeapHeads(n_heads, 1, HIDDEN, VOCAB, torch.float32)
+    heads.register_buffer("target_ids", ids if ids is None else ids.to(device))
+    for parameter in heads.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=seeded).to(device)
+    if device == "cpu":
+        for output in heads.outputs:
+            output.quant_method.process_weights_after_loading(output)
+    else:
+        for output in heads.outputs:
+            output.cpu_linear = torch.nn.functional.linear
+    scorer = make_scorer(kind, seeded)
+    history = History(SLOTS, stride, HIDDEN, torch.float32, device)
+    schedule = LeapSchedule(n_heads, stride)
+    return BackwardDecoder(schedule, heads, history, scorer and scorer.to(device))
+
+
+def make_speculator(decoder: BackwardDecoder) -> Any:
+    from vllm_lmtp.speculator import LMTPSpeculator
+
+    made = object.__new__(LMTPSpeculator)
+    made.decoder = decoder
+    made.num_speculative_steps = decoder.schedule.max_drafts
+    device = decoder.history.tails.device
+    made.draft_tokens = torch.zeros(
+        MAX_REQS, made.num_speculative_steps, dtype=torch.int64, device=device
+    )
+    return made
+
+
+def make_step(num_reqs: int, seed: int, lengths: list[int] | None = None) -> dict[str, Any]:
+    """A random step as V2 hands it over; `lengths` fixes its shape."""
+    seeded = torch.Generator().manual_seed(seed)
+    sizes = lengths or torch.randint(1, 7, (num_reqs,), generator=seeded).tolist()
+    length = torch.tensor(sizes, dtype=torch.int32)
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int32), length.cumsum(0).int()])
+    total = int(bounds[-1])
+    # Few positions, so that stored tails often join and often do not.
+    start = torch.randint(0, 4, (num_reqs,), generator=seeded)
+    positions = torch.cat([s + torch.arange(n) for s, n in zip(start, sizes, strict=True)])
+    slots = torch.randperm(MAX_REQS, generator=seeded)[:num_reqs].int()
+    rejected = (torch.rand(num_reqs, generator=seeded) * length).int()
+    return {
+        "input_batch": SimpleNamespace(
+            num_reqs=num_reqs, query_start_loc=bounds, positions=positions, idx_mapping=slots
+        ),
+        "attn_metadata": None,
+        "slot_mappings": None,
+        "last_hidden_states": torch.randn(total, HIDDEN, generator=seeded),
+        "aux_hidden_states": None,
+        "num_sampled": length - rejected,
+        "num_rejected": rejected,
+        "last_sampled": torch.randint(0, 2 * VOCAB, (MAX_REQS, 1), generator=seeded),
+    }
+
+
+@pytest.mark.parametrize("dummy_run", [False, True])
+@pytest.mark.parametrize("kind", SCORERS)
+@pytest.mark.parametrize(("n_heads", "stride"), [(3, 2), (4, 1), (2, 3)])
+def test_the_draft_step_can_be_recorded(
+    n_heads: int, stride: int, kind: str, dummy_run: bool
+) -> None:
+    speculator = make_speculator(make_decoder(kind, n_heads, stride))
+    lengths = [1, 5, 2, 6, 1]
+    logs = []
+    for seed in range(3):
+        step = make_step(5, seed, lengths)
+        for wanted in (None, 1, 0):
+            with GraphSafe() as guard:
+                speculator.propose(**step, dummy_run=dummy_run, num_speculative_tokens=wanted)
+            logs.append(guard.log)
+    assert len(logs[0]) > len(logs[1]) > len(logs[2]) > 0
+    assert logs[0:3] == logs[3:6] == logs[6:9]
+
+
+@pytest.mark.parametrize("kind", SCORERS)
+def test_the_draft_step_runs_without_any_data(kind: str) -> None:
+    """Meta tensors hold no values, so whatever asked for one would fail."""
+    speculator = make_speculator(make_decoder(kind, 3, 2, "meta"))
+    step = make_step(5, 0)
+    batch = step["input_batch"]
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            setattr(batch, name, value.to("meta"))
+    on_meta = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in step.items()}
+    drafts = speculator.propose(**on_meta)
+    assert (drafts.shape, drafts.device.type) == ((5, 6), "meta")
+
+
+def graph_config(sizes: list[int], schedule: Any = None) -> Any:
+    """As much of vLLM's config as its graph manager reads."""
+    return SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_seqs=MAX_REQS),
+        compilation_config=SimpleNamespace(
+            cudagraph_capture_sizes=sizes, max_cudagraph_capture_size=max(sizes)
+        ),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1, data_parallel_size=1),
+        cache_config=SimpleNamespace(use_kda_recoverssm=False),
+        speculative_config=SimpleNamespace(
+            uses_dynamic_speculative_decoding=lambda: schedule is not None,
+            num_speculative_tokens_per_batch_size=schedule,
+        ),
+        num_speculative_tokens=6,
+    )
+
+
+def with_graphs(
+    patch: pytest.MonkeyPatch, decoder: BackwardDecoder, schedule: Any = None, mode: str = "FULL"
+) -> Any:
+    """A speculator of six drafts with graphs for 1, 2, 4 and 8 requests."""
+    from vllm.config.compilation import CUDAGraphMode
+
+    record_graphs(patch)
+    speculator = make_speculator(decoder)
+    speculator.vllm_config = graph_config([7 * size for size in SIZES], schedule)
+    speculator.device = torch.device("cpu")
+    speculator.init_cudagraph_manager(CUDAGraphMode[mode])
+    with torch.inference_mode():
+        speculator.capture()
+    return speculator
+
+
+def same_state(one: BackwardDecoder, other: BackwardDecoder) -> bool:
+    """Equal histories in every slot that a request can have."""
+    pairs = zip(one.history.buffers(), other.history.buffers(), strict=True)
+    return all(torch.equal(a[:SLOTS], b[:SLOTS]) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("n_heads", "stride", "kind"),
+    [(3, 2, "none"), (3, 2, "table"), (6, 1, "none"), (2, 3, "none"), (2, 3, "markov")],
+)
+def test_graphs_draft_as_eager_code_does(
+    monkeypatch: pytest.MonkeyPatch, n_heads: int, stride: int, kind: str
+) -> None:
+    """For every batch size, padded or not or beyond the largest graph, step after step."""
+    eager = make_speculator(make_decoder(kind, n_heads, stride))
+    graphed = with_graphs(monkeypatch, make_decoder(kind, n_heads, stride))
+    replays = {desc.num_reqs: graph for desc, graph in graphed.graphs.graphs.items()}
+    assert sorted(replays) == SIZES
+    assert same_state(eager.decoder, graphed.decoder), "recording changed a request's history"
+
+    drafted = set()
+    for seed in range(STEPS):
+        num_reqs = 1 + seed % MAX_REQS
+        wanted = eager.propose(**make_step(num_reqs, seed)).clone()
+        got = graphed.propose(**make_step(num_reqs, seed))
+        assert torch.equal(got, wanted), f"step {seed} of {num_reqs} requests"
+        assert same_state(eager.decoder, graphed.decoder)
+        drafted.update(wanted.flatten().tolist())
+    assert len(drafted) > 20, "drafts that never vary would prove nothing"
+    steps = [1 + seed % MAX_REQS for seed in range(STEPS)]
+    for size, below in zip(SIZES, [0, *SIZES], strict=False):
+        assert replays[size].replays == sum(below < n <= size for n in steps)
+
+
+def test_each_number_of_drafts_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamic speculation: six drafts up to two requests, two up to eleven; never four."""
+    schedule = [(1, 2, 6), (3, MAX_REQS, 2)]
+    eager = make_speculator(make_decoder("none", 3, 2))
+    graphed = with_graphs(monkeypatch, make_decoder("none", 3, 2), schedule)
+    assert {d.uniform_token_count for d in graphed.graphs.graphs} == {3, 7}
+    for seed, wanted in enumerate([6, 2, 4, 0, 6, 2, 4]):
+        step = make_step(2, seed)
+        expected = eager.propose(**step, num_speculative_tokens=wanted)[:, :wanted].clone()
+        before = sum(g.replays for g in graphed.graphs.graphs.values())
+        got = graphed.propose(**step, num_speculative_tokens=wanted)[:, :wanted]
+        assert torch.equal(got, expected)
+        replayed = sum(g.replays for g in graphed.graphs.graphs.values()) - before
+        assert replayed == (wanted in (2, 6))
+
+
+def test_a_dummy_run_replays_and_leaves_every_request_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphed = with_graphs(monkeypatch, make_decoder("markov", 3, 2))
+    untouched = make_decoder("markov", 3, 2)
+    graphed.propose(**make_step(3, 1), dummy_run=True)
+    assert sum(graph.replays for graph in graphed.graphs.graphs.values()) == 1
+    assert same_state(graphed.decoder, untouched)
+
+
+@pytest.mark.parametrize("mode", ["FULL", "PIECEWISE", "FULL_AND_PIECEWISE", "FULL_DECODE_ONLY"])
+def test_any_use_of_graphs_gives_the_draft_its_own(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    graphed = with_graphs(monkeypatch, make_decoder("none", 3, 2), mode=mode)
+    assert len(graphed.graphs.graphs) == len(SIZES)
+
+
+def test_without_graphs_the_draft_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --enforce-eager, and after vLLM has dropped the graphs of its memory profile."""
+    eager = make_speculator(make_decoder("none", 3, 2))
+    speculator = with_graphs(monkeypatch, make_decoder("none", 3, 2), mode="NONE")
+    for seed in range(4):
+        if seed == 2:
+            speculator.graphs = None
+        wanted = eager.propose(**make_step(3, seed)).clone()
+        assert torch.equal(speculator.propose(**make_step(3, seed)), wanted)
+
+
+def test_released_graphs_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = make_speculator(make_decoder("none", 3, 2))
+    graphed = with_graphs(monkeypatch, make_decoder("none", 3, 2))
+    graphed.graphs.release_graphs()
+    wanted = eager.propose(**make_step(3, 0)).clone()
+    assert torch.equal(graphed.propose(**make_step(3, 0)), wanted)
