@@ -16,7 +16,7 @@ from vllm_lmtp.choice import Choose, ConfidentBest, Draw, Drawn, Meter
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.head_dtype import FP8, chosen_dtype, is_int8
+from vllm_lmtp.head_dtype import FP8, chosen_dtype
 from vllm_lmtp.heads import LeapHeads, has_kernels
 from vllm_lmtp.history import History
 from vllm_lmtp.node import named, node_name
@@ -70,7 +70,7 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
     dtype = vllm_config.model_config.dtype
     vocabulary = draft_vocabulary(checkpoint)
     asked = speculative_config.lmtp_head_dtype
-    held = chosen_dtype(asked, is_int8(checkpoint), dtype, has_kernels())
+    held = chosen_dtype(asked, dtype, has_kernels())
     if held == FP8 and not current_platform.has_device_capability(89):
         raise refuse(
             "this GPU",

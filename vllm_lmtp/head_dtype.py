@@ -21,18 +21,17 @@ QUANTISED = {"int8": torch.int8, "fp8": FP8}
 """What needs scales, by its name."""
 
 
-def chosen_dtype(asked: str, stored_int8: bool, model: torch.dtype, kernels: bool) -> torch.dtype:
+def chosen_dtype(asked: str, model: torch.dtype, kernels: bool) -> torch.dtype:
     """The dtype that the matrices are held in.
 
     Args:
-        asked: `lmtp_head_dtype`; "auto" keeps int8 where the checkpoint has it and kernels take it,
-            and else takes the model's dtype.
-        stored_int8: whether the checkpoint's matrices are int8.
+        asked: `lmtp_head_dtype`; "auto" is the model's dtype, until the kernels that multiply by
+            anything else were seen on a GPU.
         model: the dtype that the target runs in.
         kernels: whether this device multiplies by quantised matrices.
     """
     if asked == "auto":
-        return torch.int8 if stored_int8 and kernels else model
+        return model
     if asked in QUANTISED:
         return QUANTISED[asked] if kernels else model
     dtype = getattr(torch, asked)
@@ -57,11 +56,6 @@ def quantise(matrix: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, to
     scales = torch.where(scales > 0, scales, 1.0)
     # A quotient may round to above the top, which float8 would make NaN.
     return (matrix / scales.unsqueeze(-1)).clamp(-FP8_TOP, FP8_TOP).to(FP8), scales
-
-
-def is_int8(checkpoint: HeadsCheckpoint) -> bool:
-    """Whether the checkpoint's output matrices are stored in int8."""
-    return checkpoint.tensors[output_name(0)].dtype == INT8
 
 
 def held_matrix(

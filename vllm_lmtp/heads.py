@@ -10,8 +10,8 @@ pairs for the whole draft settles the rest. Ties go to the smaller id, on one ra
 
 Heads may draft from a vocabulary of their own; its ids stay inside this module.
 
-On CUDA the best of a shard is found by a kernel that writes no logits, and matrices may be held in
-int8 or float8 (head_dtype.py).
+On CUDA matrices may be held in int8 or float8 (head_dtype.py); the best of a shard is then found by a
+kernel that writes no logits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vllm_lmtp.head_dtype import QUANTISED
 
 
 def has_kernels() -> bool:
-    """Whether the kernels are used on this machine. ROCm's float8 is another, so CUDA alone."""
+    """Whether the kernels can be used on this machine. ROCm's float8 is another, so CUDA alone."""
     return bool(current_platform.is_cuda() and HAS_TRITON)
 
 
@@ -65,7 +65,7 @@ class LeapHeads(nn.Module):
     ) -> None:
         super().__init__()
         held = held or dtype
-        self.kernels = has_kernels()
+        self.kernels = held in QUANTISED.values()
         self.num_layers = num_layers
         self.target_vocab_size = target_vocab_size or vocab_size
         self.blocks = nn.ModuleList(

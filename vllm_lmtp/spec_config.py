@@ -50,7 +50,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_min_confidence: a draft ends before the place at which it is less likely than this to be
         right up to there; 0 keeps all.
     lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
-        model's, or int8 on GPUs where the checkpoint has it.
+        model's.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[1, 2, 3, 4, 5, 6, 7],
         help="mean tokens a step, with --dummy",
     )
-    parser.add_argument("--head-dtypes", nargs="+", default=["auto", "bfloat16", "fp8"])
+    parser.add_argument("--head-dtypes", nargs="+", default=["bfloat16", "int8", "fp8"])
     parser.add_argument("--draft-vocab", type=int, help="with --dummy; V if left out")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each answer")

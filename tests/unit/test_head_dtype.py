@@ -9,29 +9,27 @@ import torch
 
 from tests.unit import folders
 from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.head_dtype import FP8, chosen_dtype, held_matrix, is_int8, quantise, undone_matrix
+from vllm_lmtp.head_dtype import FP8, chosen_dtype, held_matrix, quantise, undone_matrix
 from vllm_lmtp.read import output_matrix
 
 BF16 = torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    ("asked", "stored_int8", "kernels", "wanted"),
+    ("asked", "kernels", "wanted"),
     [
-        ("auto", False, False, BF16),
-        ("auto", True, False, BF16),
-        ("auto", False, True, BF16),
-        ("auto", True, True, torch.int8),
-        ("int8", False, True, torch.int8),
-        ("int8", False, False, BF16),
-        ("fp8", True, True, FP8),
-        ("fp8", True, False, BF16),
-        ("float16", True, True, torch.float16),
-        ("float32", False, False, torch.float32),
+        ("auto", False, BF16),
+        ("auto", True, BF16),
+        ("int8", True, torch.int8),
+        ("int8", False, BF16),
+        ("fp8", True, FP8),
+        ("fp8", False, BF16),
+        ("float16", True, torch.float16),
+        ("float32", False, torch.float32),
     ],
 )
-def test_what_is_held(asked: str, stored_int8: bool, kernels: bool, wanted: torch.dtype) -> None:
-    assert chosen_dtype(asked, stored_int8, BF16, kernels) == wanted
+def test_what_is_held(asked: str, kernels: bool, wanted: torch.dtype) -> None:
+    assert chosen_dtype(asked, BF16, kernels) == wanted
 
 
 @pytest.mark.parametrize(("dtype", "worst"), [(torch.int8, 0.51 / 127), (FP8, 1 / 16 + 1e-6)])
@@ -55,7 +53,6 @@ def test_quantised_rows_are_near(dtype: torch.dtype, worst: float) -> None:
 def test_int8_from_int8_is_what_is_stored(tmp_path: Path) -> None:
     tensors = folders.reduced(2, 4)
     found = read_checkpoint(folders.write(tmp_path, tensors, folders.reduced_config(4)))
-    assert is_int8(found)
     values, scales = held_matrix(found, 1, torch.int8, slice(1, 3))
     assert torch.equal(values, tensors["heads.heads.1.lm_head.weight"][1:3])
     assert torch.equal(scales, tensors["heads.heads.1.lm_head.scale"][1:3])
@@ -67,7 +64,6 @@ def test_int8_from_int8_is_what_is_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", ["auto", "int8", "fp8"])
 def test_where_it_is_undone_it_counts_the_same(tmp_path: Path, asked: str) -> None:
     found = read_checkpoint(folders.write(tmp_path, folders.heads(), folders.config()))
-    assert not is_int8(found)
     exact = output_matrix(found, 0, torch.float32)
     undone = undone_matrix(found, 0, torch.float32, asked)
     if asked == "auto":
