@@ -14,9 +14,12 @@ from tests.eval.test_report import FACTS, result
 from tests.tools.models import EMBEDDED, fields, succeed
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval import methods, parts, report, tuning
+from vllm_lmtp.eval import methods, parts, report, speed, tuning
+from vllm_lmtp.eval.asking import Asked, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
+from vllm_lmtp.eval.process import EngineFailedError
 from vllm_lmtp.eval.rates import compare, over_rounds, summarise
+from vllm_lmtp.eval.sets import EvalPrompt
 from vllm_lmtp.eval.speed import Plan, differences
 from vllm_lmtp.eval.variants import read_variants
 from vllm_lmtp.metrics import DRAFT_SECONDS
@@ -276,13 +279,13 @@ def test_bad_input(
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE"):
         monkeypatch.setenv(name, "1")  # the command sets them for its process
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    speed, tune = ("eval", "speed", "--threads", "1"), ("tune", "--threads", "1")
+    speeds, tune = ("eval", "speed", "--threads", "1"), ("tune", "--threads", "1")
     output = ("--output", tmp_path / "out")
-    assert fields(capfd, *speed, "--only", "nothing") == {"name"}
-    assert fields(capfd, *speed, "--method", "ngram={}", "--method", "x") == {"value"}
-    assert fields(capfd, *speed, "--method", "ngram={}") == {"name"}
-    assert fields(capfd, *speed, "--config", tmp_path / "none.yaml") == {"content"}
-    assert fields(capfd, *speed, "--longest", "1") == {"prompts"}
+    assert fields(capfd, *speeds, "--only", "nothing") == {"name"}
+    assert fields(capfd, *speeds, "--method", "ngram={}", "--method", "x") == {"value"}
+    assert fields(capfd, *speeds, "--method", "ngram={}") == {"name"}
+    assert fields(capfd, *speeds, "--config", tmp_path / "none.yaml") == {"content"}
+    assert fields(capfd, *speeds, "--longest", "1") == {"prompts"}
     assert fields(capfd, *tune) == {"--write"}
     assert fields(capfd, *tune, *output, "--rounds", "1") == {"--rounds"}
     assert fields(capfd, *tune, *output, "--lengths", "7") == {"draft length"}
@@ -307,3 +310,83 @@ def test_rendering_speeds_again(tmp_path: Path, capfd: pytest.CaptureFixture[str
     file.write_text(json.dumps(speed_result()))
     succeed("eval", "render", file)
     assert capfd.readouterr().out.startswith("# Speed")
+
+
+# --- taking turns, with stand-ins for the engines -------------------------------------------------
+
+
+class StandIn:
+    """An engine that is faster the longer it drafts and the fewer its streams are."""
+
+    calls: list[tuple[str, int, int]] = []  # noqa: RUF012
+    broken: str | None = None
+
+    def __init__(self, job: Any) -> None:
+        config = job.speculative_config
+        self.name = "plain" if config is None else "lmtp"
+        self.length = 0
+        if StandIn.broken == self.name:
+            raise EngineFailedError("no such thing")
+
+    def set_draft_length(self, length: int) -> None:
+        assert self.name == "lmtp"
+        self.length = length
+
+    def stream(self, prompts: list[list[int]], streams: int, max_tokens: int) -> Run:
+        if max_tokens > 8:  # not to warm up
+            StandIn.calls.append((self.name, streams, self.length))
+        seconds = 1.0 / (1 + self.length / streams)
+        return Run([[1] * max_tokens for _ in prompts], [], [], seconds, Counter({ENGINE_STEPS: 9}))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    monkeypatch.setattr("vllm_lmtp.eval.speed.EngineProcess", StandIn)
+    monkeypatch.setattr(StandIn, "calls", [])
+    monkeypatch.setattr(StandIn, "broken", None)
+    return StandIn
+
+
+SETTINGS = Settings(str(EMBEDDED), 16, "float32", 8, 0, "raw")
+QUESTIONS = Questions((Asked(EvalPrompt("a", "g", 0), [1, 2]),), {}, 64)
+TURNS = Plan((1, 8), 2, least=1, per_stream=1, eager=True, alive=None, threads=1)
+
+
+def test_every_load_and_round_begins_with_another_method(
+    stand_in: type[StandIn], tmp_path: Path
+) -> None:
+    compared = [methods.Method("plain"), methods.Method("lmtp", {"method": "lmtp"})]
+    said: list[str] = []
+    arguments = (compared, QUESTIONS, SETTINGS, TURNS, tmp_path / "cells.jsonl", said.append)
+    found = speed.measure(*arguments)
+    order = [(name, streams) for name, streams, _ in stand_in.calls]
+    first, second = ("plain", "lmtp"), ("lmtp", "plain")
+    assert order == [(n, s) for names in (first, second) for s in (1, 8) for n in names]
+    assert len(said) == 8 + 2  # the cells, and two engines that start
+    assert speed.measure(*arguments) == found
+    assert len(stand_in.calls) == 8
+
+
+def test_a_method_that_cannot_start_is_listed(stand_in: type[StandIn]) -> None:
+    stand_in.broken = "lmtp"
+    compared = [methods.Method("plain"), methods.Method("lmtp", {"method": "lmtp"})]
+    found = speed.measure(compared, QUESTIONS, SETTINGS, TURNS, None, lambda text: None)
+    assert found["not_measured"] == [{"name": "lmtp", "why": "no such thing"}]
+    assert {load["method"] for load in found["speed"]} == {"plain"}
+
+
+def test_a_sweep_of_known_speeds(stand_in: type[StandIn], tmp_path: Path) -> None:
+    """Speed is 1 + length / streams: the longest draft pays alone, and 6 of 64 gain under 10 %."""
+    (variant,) = read_variants([], str(EMBEDDED))
+    plan = Plan((1, 64), 3, least=1, per_stream=1, eager=True, alive=None, threads=1)
+    arguments = (variant, QUESTIONS, SETTINGS, plan, (2, 6), 0.1, tmp_path / "c", lambda text: None)
+    found = tuning.measure(*arguments)
+    assert found["chosen"] == [{"streams": 1, "length": 6}, {"streams": 64, "length": 0}]
+    swept_lengths = {(name, length) for name, _, length in stand_in.calls}
+    assert swept_lengths == {("plain", 0), ("lmtp", 0), ("lmtp", 2), ("lmtp", 6)}
+    assert len(stand_in.calls) == 3 * 2 * 4
+    assert tuning.measure(*arguments) == found
+    assert len(stand_in.calls) == 3 * 2 * 4
