@@ -10,8 +10,8 @@ pairs for the whole draft settles the rest. Ties go to the smaller id, on one ra
 
 Heads may draft from a vocabulary of their own; its ids stay inside this module.
 
-On CUDA matrices may be held in int8 or float8 (head_dtype.py); the best of a shard is then found by a
-kernel that writes no logits.
+On CUDA matrices may be held in int8 or float8 (head_dtype.py); a kernel that writes no logits then
+finds the best of a shard.
 """
 
 from __future__ import annotations
