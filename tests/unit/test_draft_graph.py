@@ -12,6 +12,7 @@ import torch
 from tests.guard import GraphSafe
 from tests.recorder import record_graphs
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.drafter import Drafter
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.scorer import MarkovScorer, Scorer, SuccessorTable
@@ -77,6 +78,9 @@ def make_speculator(decoder: BackwardDecoder) -> Any:
 
     made = object.__new__(LMTPSpeculator)
     made.decoder = decoder
+    made.drafter = Drafter(decoder, decoder.heads, None)  # type: ignore[arg-type]
+    made.draft_logits = made.draft_token_confidence_probs = None
+    made.speculative_config = SimpleNamespace(lmtp_min_confidence=0.0)
     made.num_speculative_steps = decoder.schedule.max_drafts
     device = decoder.history.tails.device
     made.draft_tokens = torch.zeros(
@@ -108,6 +112,10 @@ def make_step(num_reqs: int, seed: int, lengths: list[int] | None = None) -> dic
         "num_sampled": length - rejected,
         "num_rejected": rejected,
         "last_sampled": torch.randint(0, 2 * VOCAB, (MAX_REQS, 1), generator=seeded),
+        # Read only by drafts that are drawn.
+        "next_prefill_tokens": None,
+        "temperature": None,
+        "seeds": None,
     }
 
 
