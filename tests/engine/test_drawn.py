@@ -130,11 +130,17 @@ def run(
         if kind != drafts:
             drafts = kind
             start(host, folder, DRAWN if kind == "drawn" else BEST)
-        transitions, reply = sample(host, requests, tokens, temperature=temperature, **cut)
-        assert len(transitions) == requests * tokens
-        assert 0.03 < accepted_share(reply) < 0.95
-        p = p_value(transitions, next_token(temperature, **cut))
-        print(f"{kind} T={temperature} {cut}: {len(transitions)} tokens, p = {p:.3f}", flush=True)
+        # Of many exact settings one falls below 0.01 by chance now and then; not again with more.
+        for times in (1, 2):
+            transitions, reply = sample(
+                host, requests, times * tokens, temperature=temperature, **cut
+            )
+            assert len(transitions) == requests * times * tokens
+            assert 0.03 < accepted_share(reply) < 0.95
+            p = p_value(transitions, next_token(temperature, **cut))
+            print(f"{kind} T={temperature} {cut}: {len(transitions)} tokens, p = {p:.3f}")
+            if p > 0.01:
+                break
         assert p > 0.01, (kind, temperature, cut)
         # So many tokens tell another temperature apart, even where a cut leaves little of it.
         assert p_value(transitions, next_token(temperature * 1.3, **cut)) < 1e-6
