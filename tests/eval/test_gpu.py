@@ -57,7 +57,7 @@ def test_engines_of_a_made_up_model() -> None:
     for made in found[1:]:
         config = made["args"]["speculative_config"]
         assert config["synthetic_acceptance_length"] == made["acceptance_length"]
-    assert {e.get("dtype") for e in found[1:7]} == {"auto", "bfloat16", "fp8"}
+    assert {e.get("dtype") for e in found[1:7]} == {"bfloat16", "int8", "fp8"}
 
 
 def test_engines_of_a_checkpoint() -> None:
