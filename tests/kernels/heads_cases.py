@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import triton
 
 from tests.unit import folders
+from tests.world import one_process_world  # noqa: F401
 from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.head_dtype import QUANTISED
 from vllm_lmtp.heads import LeapHeads
@@ -18,20 +18,6 @@ from vllm_lmtp.weights import load_heads
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 HIDDEN, VOCAB = 40, 160
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, parallel_state
-
-    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
-    with set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
-        parallel_state.initialize_model_parallel()
-        yield
-        parallel_state.destroy_model_parallel()
-        parallel_state.destroy_distributed_environment()
 
 
 def load(folder: Path, asked: str, kernels: bool) -> LeapHeads:

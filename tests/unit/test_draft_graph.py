@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from tests.guard import GraphSafe
 from tests.recorder import record_graphs
+from tests.world import one_process_world  # noqa: F401
 from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.drafter import Drafter
 from vllm_lmtp.history import History
@@ -21,20 +21,6 @@ HIDDEN, VOCAB, MAX_REQS, SLOTS = 16, 97, 11, 14
 SCORERS = ["none", "markov", "table"]
 SIZES = [1, 2, 4, 8]
 STEPS = 2 * MAX_REQS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, parallel_state
-
-    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
-    with set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
-        parallel_state.initialize_model_parallel()
-        yield
-        parallel_state.destroy_model_parallel()
-        parallel_state.destroy_distributed_environment()
 
 
 def make_scorer(kind: str, seeded: torch.Generator) -> Scorer | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,12 @@ import torch
 from torch.nn.functional import linear, silu
 
 from tests.unit import folders
+from tests.world import one_process_world  # noqa: F401
 from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError
 
 HIDDEN = 32
 EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, parallel_state
-
-    meeting_place = tmp_path_factory.mktemp("world") / "rendezvous"
-    with set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, f"file://{meeting_place}", 0, "gloo")
-        parallel_state.initialize_model_parallel()
-        yield
-        parallel_state.destroy_model_parallel()
-        parallel_state.destroy_distributed_environment()
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor], layers: int = 1) -> Path:
