@@ -97,7 +97,7 @@ class Oracle:
         length = len(prompt) + 1
         while length < stop:
             newest = length - 2  # the last position whose hidden state is final
-            accepted, previous = 0, truth[length - 1]
+            accepted, previous, memory = 0, truth[length - 1], self._begin(states[newest])
             counters.num_drafts += 1
             counters.cold += newest + 1 < self.stride
             for place in range(num_drafts):
@@ -105,7 +105,9 @@ class Oracle:
                 offset = place + 2
                 head = math.ceil((offset - 1) / self.stride)
                 lag = min(self.stride * head + 1 - offset, newest)
-                previous = self._draft(head - 1, logits[head - 1][newest - lag], previous)
+                memory = self._read(memory, previous)
+                votes = logits[head - 1][newest - lag] + self._said(memory, head - 1)
+                previous = self._draft(head - 1, votes, previous)
                 right = previous == truth[newest + offset]
                 if right and accepted == place:
                     accepted += 1
@@ -115,12 +117,20 @@ class Oracle:
 
     def _scorer_tables(self, raw: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """What each preceding token adds to each token that can be drafted, by head: [n, V, D]."""
-        self.added = None
+        self.added, self.term = None, None
         if "scorer" not in raw:
             return
         size = len(tensors["heads.heads.0.lm_head.weight"])
         drafted = self.draft_ids or list(range(size))
         rows = [drafted.index(t) if t in drafted else size for t in range(raw["vocab_size"])]
+        if raw["scorer"]["kind"] == "recurrent":
+            self.term = {
+                name.removeprefix("scorer.recurrent."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("scorer.recurrent.")
+            }
+            self.term["embed"] = self.term["embed"][rows]
+            return
         if raw["scorer"]["kind"] == "markov":
             embed, output = tensors["scorer.markov.embed"], tensors["scorer.markov.output"]
             outputs = output if output.dim() == 3 else output[None]
@@ -133,6 +143,24 @@ class Oracle:
                 if successor >= 0:
                     table[row, successor] = raw["scorer"]["weight"] * value
         self.added = (table if len(table) == raw["vocab_size"] else table[rows])[None]
+
+    def _begin(self, newest: torch.Tensor) -> torch.Tensor:
+        """What a recurrent term starts a draft from."""
+        return newest if self.term is None else self.term["start"] @ newest
+
+    def _read(self, memory: torch.Tensor, previous: int) -> torch.Tensor:
+        """The memory of a recurrent term after one more token."""
+        if self.term is None:
+            return memory
+        total = self.term["carry"] @ memory + self.term["embed"][previous]
+        return total * torch.sigmoid(total)
+
+    def _said(self, memory: torch.Tensor, head: int) -> torch.Tensor:
+        """What a recurrent term adds to the logits of a head (from 0), [D]."""
+        if self.term is None:
+            return torch.zeros(())
+        output = self.term["output"]
+        return (output if output.dim() == 2 else output[head]) @ memory
 
     def _draft(self, head: int, votes: torch.Tensor, previous: int) -> int:
         """The token that a head (from 0) drafts after `previous`; votes: its logits [D]."""

@@ -110,6 +110,7 @@ class BackwardDecoder:
         """
         num_reqs, stride, size = states.shape
         previous = sampled
+        known = states[:, -1] if self.scorer is None else self.scorer.begin(states[:, -1])
         draft: list[torch.Tensor] = []
         for head in range(self.schedule.heads_needed(num_drafts)):
             logits = self.heads.logits(states.reshape(-1, size), head)
@@ -118,7 +119,8 @@ class BackwardDecoder:
                 scores = by_lag[:, inner].float()
                 if self.scorer is not None:
                     assert previous is not None
-                    scores = self.scorer.add(scores, head, previous)
+                    known = self.scorer.read(known, previous)
+                    scores = self.scorer.add(scores, head, known)
                 if choose is None:
                     previous = self.heads.best_tokens(scores)
                 else:

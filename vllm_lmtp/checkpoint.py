@@ -161,7 +161,7 @@ def read_checkpoint(folder: Path, stride: int | None = None) -> HeadsCheckpoint:
     vocab_size, draft_vocab_size = stated.vocabulary(folder, D2T in tensors, sizes.rows)
     scorer = None
     if sizes.rows:
-        fitting = ScorerSizes(n_heads, sizes.rows, vocab_size)
+        fitting = ScorerSizes(n_heads, sizes.hidden, sizes.rows, vocab_size)
         scorer, found = read_scorer(folder / CONFIG_FILE, config, tensors, fitting)
         faults += found
     raise_refusals(faults)

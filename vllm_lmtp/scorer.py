@@ -3,8 +3,9 @@
 Each head guesses its token without knowing the one before it, yet a draft is worth only its
 unbroken prefix. With a scorer the places are filled left to right: what the preceding token says
 about the next is added to the head's logits before the best is taken, and the first preceding token
-is the one just sampled. Two kinds: a low-rank *Markov term*, trained, and a sparse *successor
-table*, counted (docs/scorer.md).
+is the one just sampled. Three kinds (docs/scorer.md): a low-rank *Markov term*, trained, which
+knows the preceding token; a *recurrent term*, trained, which knows all tokens drafted so far and
+the newest hidden state; and a sparse *successor table*, counted.
 
 Pure torch, static shapes, nothing read back. Under tensor parallelism a scorer adds to its rank's
 shard of the vocabulary only; the best of all shards is the heads' business.
@@ -22,16 +23,41 @@ from torch import nn
 
 
 class Scorer(nn.Module, ABC):
-    """What backward decoding asks of a scorer."""
+    """What backward decoding asks of a scorer: `begin` once a draft, then for every place `read`
+    of the token before it, and `add`.
+    """
+
+    def begin(self, newest: torch.Tensor) -> torch.Tensor:
+        """What is known before the first token is read; most kinds need nothing.
+
+        Args:
+            newest: [R, H], the newest hidden state of each request.
+
+        Returns:
+            [R, ...], for `read`.
+        """
+        return newest
 
     @abstractmethod
-    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
-        """A head's logits and what the preceding token says about the next.
+    def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """What is known when one more token has been read.
+
+        Args:
+            known: what `begin` or the `read` before this one returned.
+            previous: [R] int64 target tokens; ids outside 0..V-1 count as some token.
+
+        Returns:
+            [R, ...], for `add`, and for the next `read`.
+        """
+
+    @abstractmethod
+    def add(self, logits: torch.Tensor, head: int, known: torch.Tensor) -> torch.Tensor:
+        """A head's logits and what is known of the tokens before the place they are for.
 
         Args:
             logits: [R, S] float32, this rank's shard; may be overwritten.
             head: the head they come from.
-            previous: [R] int64 target tokens; ids outside 0..V-1 count as some token.
+            known: what `read` returned.
 
         Returns:
             [R, S] float32. Only differences within a row mean anything.
@@ -58,11 +84,47 @@ class MarkovScorer(Scorer):
         for name, value in (("embed", embed), ("output", output), ("row_of_token", row_of_token)):
             self.register_buffer(name, value, persistent=False)
 
-    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+    def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.read`: [R, r]."""
+        return self.embed[_look_up(self.row_of_token, previous)]
+
+    def add(self, logits: torch.Tensor, head: int, known: torch.Tensor) -> torch.Tensor:
         """As `Scorer.add`."""
         output = self.output if self.output.dim() == 2 else self.output[head]
-        read = self.embed[_look_up(self.row_of_token, previous)]
-        return logits + nn.functional.linear(read, output).float()
+        return logits + nn.functional.linear(known, output).float()
+
+
+class RecurrentScorer(MarkovScorer):
+    """Adds s . output[x], where s starts as start h for the newest hidden state h and becomes
+    SiLU(carry s + embed[u(p)]) with every token p.
+
+    Args:
+        start: [r, H]. carry: [r, r]. The rest as in `MarkovScorer`.
+    """
+
+    start: torch.Tensor
+    carry: torch.Tensor
+
+    def __init__(
+        self,
+        start: torch.Tensor,
+        carry: torch.Tensor,
+        embed: torch.Tensor,
+        output: torch.Tensor,
+        row_of_token: torch.Tensor,
+    ) -> None:
+        super().__init__(embed, output, row_of_token)
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("carry", carry, persistent=False)
+
+    def begin(self, newest: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.begin`: [R, r]."""
+        return nn.functional.linear(newest.to(self.start.dtype), self.start)
+
+    def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.read`: [R, r]."""
+        carried = nn.functional.linear(known, self.carry)
+        return nn.functional.silu(carried + super().read(known, previous))
 
 
 class SuccessorTable(Scorer):
@@ -91,11 +153,14 @@ class SuccessorTable(Scorer):
         for name, value in (("places", places), ("ratios", ratios), ("row_of_token", row_of_token)):
             self.register_buffer(name, value, persistent=False)
 
-    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+    def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """As `Scorer.read`: [R] int64, rows of the table."""
+        return _look_up(self.row_of_token, previous)
+
+    def add(self, logits: torch.Tensor, head: int, known: torch.Tensor) -> torch.Tensor:
         """As `Scorer.add`. The logits' log-sum-exp, the same for a whole row, is left out."""
-        row = _look_up(self.row_of_token, previous)
-        ratios = self.ratios[row].float() * self.weight
-        return logits.scatter_add_(1, self.places[row].long(), ratios)
+        ratios = self.ratios[known].float() * self.weight
+        return logits.scatter_add_(1, self.places[known].long(), ratios)
 
 
 def rows_of_tokens(vocab_size: int, drafted: torch.Tensor | None) -> torch.Tensor:

@@ -15,26 +15,38 @@ from typing import Any, TypeGuard
 from vllm_lmtp.errors import Refusal
 from vllm_lmtp.tensors import FLOAT_DTYPES, INT8, TensorInfo
 
-MARKOV, TABLE = "markov", "table"
-MARKOV_EMBED, MARKOV_OUTPUT = "scorer.markov.embed", "scorer.markov.output"
-TABLE_IDS, TABLE_RATIOS = "scorer.table.ids", "scorer.table.ratios"
-REQUIRED = {MARKOV: (MARKOV_EMBED, MARKOV_OUTPUT), TABLE: (TABLE_IDS, TABLE_RATIOS)}
-SCORER_TENSORS = (
-    MARKOV_EMBED,
-    f"{MARKOV_EMBED}_scale",
-    MARKOV_OUTPUT,
-    f"{MARKOV_OUTPUT}_scale",
-    TABLE_IDS,
-    TABLE_RATIOS,
-)
+MARKOV, RECURRENT, TABLE = "markov", "recurrent", "table"
+EMBED, OUTPUT, START, CARRY = "embed", "output", "start", "carry"
+IDS, RATIOS = "ids", "ratios"
+REQUIRED = {
+    MARKOV: (EMBED, OUTPUT),
+    RECURRENT: (START, CARRY, EMBED, OUTPUT),
+    TABLE: (IDS, RATIOS),
+}
+"""The tensors of each kind; where they stand in a file `tensor_name` says."""
+MAY_BE_INT8 = (EMBED, OUTPUT)
+TERMS = (MARKOV, RECURRENT)
 FIELD = "scorer"
 CONFIDENCE = "confidence"
 LINE = ("slope", "intercept")
 
 
+def tensor_name(kind: str, part: str) -> str:
+    """The name in a file of a part of a scorer."""
+    return f"scorer.{kind}.{part}"
+
+
+SCORER_TENSORS = tuple(
+    tensor_name(kind, part) + suffix
+    for kind, parts in REQUIRED.items()
+    for part in parts
+    for suffix in ("", "_scale")[: 1 + (part in MAY_BE_INT8)]
+)
+
+
 @dataclass(frozen=True)
 class ScorerFacts:
-    """The scorer of a folder. kind: MARKOV or TABLE. weight: of a table's ratios; 1 for a term.
+    """The scorer of a folder. kind: of `REQUIRED`. weight: of a table's ratios; 1 for a term.
     confidence: (slope, intercept) of each place, where it was calibrated."""
 
     kind: str
@@ -44,9 +56,10 @@ class ScorerFacts:
 
 @dataclass(frozen=True)
 class ScorerSizes:
-    """What its tensors must fit. drafted: D, or V without a draft vocabulary. target: V."""
+    """What its tensors must fit. hidden: H. drafted: D or, where there is none, V. target: V."""
 
     n_heads: int
+    hidden: int
     drafted: int
     target: int
 
@@ -74,12 +87,12 @@ def read_scorer(
     stated = config[FIELD]
     kind = stated.get("kind") if isinstance(stated, dict) else None
     if not isinstance(kind, str) or kind not in REQUIRED:
-        expected = f"an object whose kind is {MARKOV!r} or {TABLE!r}"
+        expected = f"an object whose kind is {' or '.join(map(repr, REQUIRED))}"
         remedy = "restore the config that was saved with the scorer, or remove scorer.*"
         return None, [Refusal(str(config_file), f"{FIELD}.kind", shown(stated), expected, remedy)]
     faults = [
         Refusal(str(config_file.parent), name, "no such tensor", f"that of a {kind}", _RESTORE)
-        for name in (*REQUIRED[kind], *_scales_wanted(held))
+        for name in (*(tensor_name(kind, part) for part in REQUIRED[kind]), *_scales_wanted(held))
         if name not in held
     ]
     for name, info in held.items():
@@ -128,6 +141,15 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
     return number and abs(value) <= 1e6 and math.isfinite(value)
 
 
+def _width(kind: str, held: Mapping[str, TensorInfo]) -> int:
+    """r of a term or K of a table, by the first of its tensors that is there."""
+    for part in (IDS, RATIOS) if kind == TABLE else (EMBED, OUTPUT, CARRY):
+        info = held.get(tensor_name(kind, part))
+        if info is not None and info.shape:
+            return info.shape[-1]
+    return 1
+
+
 def _scales_wanted(held: Mapping[str, TensorInfo]) -> list[str]:
     return [f"{name}_scale" for name, info in held.items() if info.dtype == INT8]
 
@@ -166,13 +188,15 @@ def _expected(
     if name.endswith("_scale"):
         base = held.get(name.removesuffix("_scale"))
         return [() if base is None else base.shape[:-1]], FLOAT_DTYPES
-    first = MARKOV_EMBED if name.startswith("scorer.markov") else TABLE_IDS
-    shape = held.get(first, held[name]).shape
-    last = shape[-1] if shape else 1  # r, or K
+    _, kind, part = name.split(".")
+    last = _width(kind, held)
     rows = sizes.drafted
-    if name == MARKOV_EMBED:
-        return [(rows + 1, last)], (*FLOAT_DTYPES, INT8)
-    if name == MARKOV_OUTPUT:
-        return [(rows, last), (sizes.n_heads, rows, last)], (*FLOAT_DTYPES, INT8)
-    dtype = "I32" if name == TABLE_IDS else "F16"
-    return [(sizes.target, last), (rows + 1, last)], (dtype,)
+    if kind == TABLE:
+        return [(sizes.target, last), (rows + 1, last)], ("I32" if part == IDS else "F16",)
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        EMBED: [(rows + 1, last)],
+        OUTPUT: [(rows, last), (sizes.n_heads, rows, last)],
+        START: [(last, sizes.hidden)],
+        CARRY: [(last, last)],
+    }
+    return shapes[part], (*FLOAT_DTYPES, INT8) if part in MAY_BE_INT8 else FLOAT_DTYPES

@@ -9,17 +9,22 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.read import dequantised, draft_vocabulary, finite, read_tensor
 from vllm_lmtp.scorer import (
     MarkovScorer,
+    RecurrentScorer,
     Scorer,
     SuccessorTable,
     local_successors,
     rows_of_tokens,
 )
 from vllm_lmtp.scorer_tensors import (
-    MARKOV,
-    MARKOV_EMBED,
-    MARKOV_OUTPUT,
-    TABLE_IDS,
-    TABLE_RATIOS,
+    CARRY,
+    EMBED,
+    IDS,
+    OUTPUT,
+    RATIOS,
+    RECURRENT,
+    START,
+    TABLE,
+    tensor_name,
 )
 from vllm_lmtp.tensors import INT8
 
@@ -32,7 +37,7 @@ def build_scorer(
     Args:
         start, end: this rank's shard of the heads' vocabulary.
         padded: rows of its shard with padding.
-        dtype: of a Markov term.
+        dtype: of a term.
 
     Raises:
         LMTPError: a value is not finite, or a successor outside the heads' vocabulary.
@@ -40,24 +45,30 @@ def build_scorer(
     if checkpoint.scorer is None:
         return None
     rows = rows_of_tokens(checkpoint.vocab_size, draft_vocabulary(checkpoint))
-    if checkpoint.scorer.kind == MARKOV:
-        whole = markov_matrix(checkpoint, MARKOV_OUTPUT, dtype)
-        output = torch.zeros(*whole.shape[:-2], padded, whole.shape[-1], dtype=dtype)
-        output[..., : end - start, :] = whole[..., start:end, :]
-        return MarkovScorer(markov_matrix(checkpoint, MARKOV_EMBED, dtype), output, rows)
-    ids, ratios = successor_table(checkpoint)
-    if len(ids) == checkpoint.vocab_size:
-        rows = torch.arange(checkpoint.vocab_size)
-    places, local = local_successors(ids, ratios, start, end)
-    return SuccessorTable(places, local, rows, checkpoint.scorer.weight)
+    if checkpoint.scorer.kind == TABLE:
+        ids, ratios = successor_table(checkpoint)
+        if len(ids) == checkpoint.vocab_size:
+            rows = torch.arange(checkpoint.vocab_size)
+        places, local = local_successors(ids, ratios, start, end)
+        return SuccessorTable(places, local, rows, checkpoint.scorer.weight)
+    whole = term_matrix(checkpoint, OUTPUT, dtype)
+    output = torch.zeros(*whole.shape[:-2], padded, whole.shape[-1], dtype=dtype)
+    output[..., : end - start, :] = whole[..., start:end, :]
+    embed = term_matrix(checkpoint, EMBED, dtype)
+    if checkpoint.scorer.kind == RECURRENT:
+        begins, carries = (term_matrix(checkpoint, part, dtype) for part in (START, CARRY))
+        return RecurrentScorer(begins, carries, embed, output, rows)
+    return MarkovScorer(embed, output, rows)
 
 
-def markov_matrix(checkpoint: HeadsCheckpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """A matrix of the Markov term in `dtype`, dequantised where it is int8.
+def term_matrix(checkpoint: HeadsCheckpoint, part: str, dtype: torch.dtype) -> torch.Tensor:
+    """A matrix of a trained term in `dtype`, dequantised where it is int8.
 
     Raises:
         LMTPError: a value is not finite.
     """
+    assert checkpoint.scorer is not None
+    name = tensor_name(checkpoint.scorer.kind, part)
     value = read_tensor(checkpoint, name)
     if checkpoint.tensors[name].dtype == INT8:
         scales = f"{name}_scale"
@@ -72,16 +83,17 @@ def successor_table(checkpoint: HeadsCheckpoint) -> tuple[torch.Tensor, torch.Te
     Raises:
         LMTPError: ids outside the heads' vocabulary or twice in a row, or ratios not finite.
     """
-    ids, ratios = read_tensor(checkpoint, TABLE_IDS), read_tensor(checkpoint, TABLE_RATIOS)
+    names = tensor_name(TABLE, IDS), tensor_name(TABLE, RATIOS)
+    ids, ratios = (read_tensor(checkpoint, name) for name in names)
     ordered = ids.sort(dim=1).values
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     bad = int(((ids < -1) | (ids >= checkpoint.output_rows)).sum() + twice.sum())
     if bad:
         raise refuse(
-            str(checkpoint.tensors[TABLE_IDS].file),
-            TABLE_IDS,
+            str(checkpoint.tensors[names[0]].file),
+            names[0],
             found=f"{bad} id(s) outside the heads' vocabulary, or twice in a row",
             expected=f"different ids in 0..{checkpoint.output_rows - 1}, and -1 for padding",
             remedy="build the table again: vllm-lmtp scorer build",
         )
-    return ids, finite(checkpoint, TABLE_RATIOS, ratios)
+    return ids, finite(checkpoint, names[1], ratios)

@@ -61,7 +61,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
 
     method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
-    lmtp_scorer: Literal["auto", "none", "table", "markov"] = "auto"
+    lmtp_scorer: Literal["auto", "none", "table", "markov", "recurrent"] = "auto"
     lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)

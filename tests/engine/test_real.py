@@ -178,6 +178,19 @@ def random_term(config: dict[str, Any]) -> Scoring:
     return Scoring({"kind": "markov"}, tensors)
 
 
+def random_recurrence(config: dict[str, Any]) -> Scoring:
+    """A recurrent term of rank 16 that changes many a draft."""
+    generator = torch.Generator().manual_seed(7)
+    size, hidden = config["vocab_size"], config["hidden_size"]
+    tensors = {
+        "scorer.recurrent.start": torch.randn(16, hidden, generator=generator) / 8,
+        "scorer.recurrent.carry": torch.randn(16, 16, generator=generator) / 4,
+        "scorer.recurrent.embed": torch.randn(size + 1, 16, generator=generator),
+        "scorer.recurrent.output": torch.randn(3, size, 16, generator=generator) / 2,
+    }
+    return Scoring({"kind": "recurrent"}, tensors)
+
+
 def counted_table(config: dict[str, Any], texts: list[list[int]]) -> Scoring:
     """The successors in these texts."""
     passages = (torch.tensor(tokens) for tokens in texts)
@@ -186,14 +199,18 @@ def counted_table(config: dict[str, Any], texts: list[list[int]]) -> Scoring:
     return Scoring({"kind": "table", "weight": 0.8}, tensors)
 
 
-@pytest.mark.parametrize("kind", ["markov", "table"])
+@pytest.mark.parametrize("kind", ["markov", "recurrent", "table"])
 def test_scored_drafts_are_what_transformers_recomputes(
     host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path, kind: str
 ) -> None:
     written = [oracle.expect(prompt, GREEDY["max_tokens"])[0] for prompt in prompts]
     config = json.loads((CHECKPOINT / "config.json").read_text())
     folder = Path(shutil.copytree(CHECKPOINT, tmp_path / kind))
-    scoring = random_term(config) if kind == "markov" else counted_table(config, written)
+    scoring = {
+        "markov": lambda: random_term(config),
+        "recurrent": lambda: random_recurrence(config),
+        "table": lambda: counted_table(config, written),
+    }[kind]()
     scored = Oracle(scoring.add_to(folder))
     plain = Oracle(without_scorer(CHECKPOINT, tmp_path / "unscored"))
     host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)

@@ -23,7 +23,7 @@ from vllm_lmtp.training.heads_run import HeadsOnRows  # noqa: E402
 from vllm_lmtp.training.kept_rows import collate, read_answers  # noqa: E402
 from vllm_lmtp.training.markov import MarkovTerm  # noqa: E402
 from vllm_lmtp.training.parse import parse  # noqa: E402
-from vllm_lmtp.training.read_heads import read_trained  # noqa: E402
+from vllm_lmtp.training.read_heads import TrainedHeads, read_trained  # noqa: E402
 from vllm_lmtp.training.rows import IGNORE  # noqa: E402
 from vllm_lmtp.training.rows_accuracy import rows_accuracy  # noqa: E402
 
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_back(
     found = read_trained(tmp_path)
     assert found.vocab.target_ids.tolist() == ids
     assert found.stride == 3
-    assert found.markov is not None
+    assert found.term is not None
     # int8 is within half a step of a row's largest value, bfloat16 within 2**-8.
     tolerance = 0.02 if int8 else 0.005
     for i in range(2):
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_back(
         )
         block = heads[i].resblock[0].l_proj.weight.bfloat16().float()
         assert torch.equal(found.heads[i].resblock[0].l_proj.weight, block)
-    torch.testing.assert_close(found.markov.output, term.output, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found.term.output, term.output, atol=tolerance, rtol=tolerance)
 
 
 def _dataset(folder: Path, texts: list[tuple[list[int], list[int], bool]]) -> Path:
@@ -130,7 +130,7 @@ def test_accuracies_count_every_position_and_only_what_can_be_named(tmp_path: Pa
     answers = read_answers(folder, END)
     vocab = DraftVocab(torch.tensor([4, 9]), VOCAB)
     heads = LeapHeads(2, torch.zeros(2, HIDDEN))
-    (first, second) = rows_accuracy(heads, 1, vocab, None, answers)
+    (first, second) = rows_accuracy(TrainedHeads(heads, vocab, None, 1), answers)
     # Head 0 looks two ahead: 4 9 4 7 of the first answer and 4 of the second; a tie names 4.
     assert (first["offset"], first["positions"], first["top1"]) == (2, 5, 0.6)
     # 7 is outside the draft vocabulary: it counts and is never found.
@@ -143,7 +143,7 @@ def test_accuracies_count_every_position_and_only_what_can_be_named(tmp_path: Pa
     with torch.no_grad():
         term.embed.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]))
         term.output.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    (first, _) = rows_accuracy(heads, 1, vocab, term, answers)
+    (first, _) = rows_accuracy(TrainedHeads(heads, vocab, term, 1), answers)
     assert first["top1"] == 0.6
     # After 4: 9 (truths 4, 9 of the first answer); after 9: 4, twice in all; 7 never.
     assert first["markov_top1"] == 0.6
@@ -173,6 +173,10 @@ VALUES = {
         ({"draft_vocab": {"coverage": 1.5}}, "above 0 and at most 1"),
         ({"markov": {"rank": 0}}, "at least 1"),
         ({"markov": {"rank": 4, "lr_scale": 0.0}}, "above 0"),
+        ({"recurrent": {"rank": 4, "lr_scale": 0.0}}, "above 0"),
+        ({"recurrent": {"rank": 4, "decay": 0.0}}, "above 0 and at most 1"),
+        ({"recurrent": {"rank": 4}, "markov": {"rank": 4}}, "none beside markov"),
+        ({"learn": "better"}, "written or best"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(changes: dict[str, object], words: str) -> None:
@@ -192,8 +196,9 @@ def test_a_head_is_the_same_whatever_is_trained_beside_it(tmp_path: Path) -> Non
         heads = LeapHeads(n_head, matrix)
         for i in range(n_head):
             torch.nn.init.zeros_(heads[i].resblock[0].l_proj.bias)
-        config = HeadsConfig(n_head=n_head, skip_token=skip_token)
-        model = HeadsOnRows(heads, vocab, None, config, "all")
+        changes = {"heads": {"n_head": n_head, "skip_token": skip_token}}
+        run = parse(HeadsRun, VALUES | changes, "file.yaml")
+        model = HeadsOnRows(TrainedHeads(heads, vocab, None, skip_token), run)
         optimizer = torch.optim.AdamW(model.parameter_groups(0.05, 1.0))
         for _ in range(4):
             optimizer.zero_grad()

@@ -82,10 +82,14 @@ def scorer(kind: str, rows: int = VOCAB, size: int = 2) -> dict[str, torch.Tenso
             "scorer.table.ids": ids,
             "scorer.table.ratios": torch.ones(rows + 1, size, dtype=torch.float16),
         }
-    return {
-        "scorer.markov.embed": torch.ones(rows + 1, size),
-        "scorer.markov.output": torch.ones(rows, size),
+    term = {
+        f"scorer.{kind}.embed": torch.ones(rows + 1, size),
+        f"scorer.{kind}.output": torch.ones(rows, size),
     }
+    if kind == "recurrent":
+        term["scorer.recurrent.start"] = torch.ones(size, HIDDEN)
+        term["scorer.recurrent.carry"] = torch.ones(size, size)
+    return term
 
 
 def backbone() -> dict[str, torch.Tensor]:

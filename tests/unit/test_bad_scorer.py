@@ -11,10 +11,15 @@ from tests.unit import folders
 from tests.unit.refused import only_refusal, refusals
 from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.scorer import MarkovScorer
 from vllm_lmtp.scorer_tensors import ScorerFacts
 from vllm_lmtp.scorer_weights import build_scorer
 
-FACTS = {"markov": {"kind": "markov"}, "table": {"kind": "table", "weight": 0.8}}
+FACTS = {
+    "markov": {"kind": "markov"},
+    "recurrent": {"kind": "recurrent"},
+    "table": {"kind": "table", "weight": 0.8},
+}
 NAMES = {kind: sorted(folders.scorer(kind)) for kind in FACTS}
 BOTH = [(kind, name) for kind in FACTS for name in NAMES[kind]]
 
@@ -54,7 +59,9 @@ def test_int8_term_with_one_output_for_each_head(tmp_path: Path) -> None:
         "scorer.markov.output_scale": torch.arange(12).view(2, 6).bfloat16(),
     }
     scorer = build(read_checkpoint(write(tmp_path, "markov", term)))
-    scores = scorer.add(torch.zeros(1, 64), 1, torch.tensor([4]))  # type: ignore[attr-defined]
+    assert isinstance(scorer, MarkovScorer)
+    known = scorer.read(torch.zeros(1, 2), torch.tensor([4]))
+    scores = scorer.add(torch.zeros(1, 64), 1, known)
     assert scores[0, :7].tolist() == [2 * 1.5 * 2 * x for x in range(6, 12)] + [0.0]
 
 

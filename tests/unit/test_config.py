@@ -68,8 +68,8 @@ def test_heads_of_another_target(heads: HeadsCheckpoint, field: str, value: int)
     assert "the-target" in refusal.remedy
 
 
-@pytest.mark.parametrize("held", [None, "table", "markov"])
-@pytest.mark.parametrize("wanted", ["auto", "none", "table", "markov"])
+@pytest.mark.parametrize("held", [None, "table", "markov", "recurrent"])
+@pytest.mark.parametrize("wanted", ["auto", "none", "table", "markov", "recurrent"])
 def test_a_scorer_asked_for_by_name_must_be_there(
     heads: HeadsCheckpoint, held: str | None, wanted: str
 ) -> None:

@@ -15,10 +15,10 @@ from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.drafter import Drafter
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import MarkovScorer, Scorer, SuccessorTable
+from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, Scorer, SuccessorTable
 
 HIDDEN, VOCAB, MAX_REQS, SLOTS = 16, 97, 11, 14
-SCORERS = ["none", "markov", "table"]
+SCORERS = ["none", "markov", "recurrent", "table"]
 SIZES = [1, 2, 4, 8]
 STEPS = 2 * MAX_REQS
 
@@ -28,6 +28,14 @@ def make_scorer(kind: str, seeded: torch.Generator) -> Scorer | None:
     if kind == "markov":
         embed = torch.randn(VOCAB + 1, 4, generator=seeded)
         return MarkovScorer(embed, torch.randn(128, 4, generator=seeded), rows)
+    if kind == "recurrent":
+        return RecurrentScorer(
+            torch.randn(4, HIDDEN, generator=seeded),
+            torch.randn(4, 4, generator=seeded),
+            torch.randn(VOCAB + 1, 4, generator=seeded),
+            torch.randn(128, 4, generator=seeded),
+            rows,
+        )
     if kind == "table":
         places = torch.randint(0, VOCAB, (VOCAB, 5), generator=seeded, dtype=torch.int32)
         return SuccessorTable(places, torch.rand(VOCAB, 5, generator=seeded).half(), rows, 2.0)
@@ -179,7 +187,14 @@ def same_state(one: BackwardDecoder, other: BackwardDecoder) -> bool:
 
 @pytest.mark.parametrize(
     ("n_heads", "stride", "kind"),
-    [(3, 2, "none"), (3, 2, "table"), (6, 1, "none"), (2, 3, "none"), (2, 3, "markov")],
+    [
+        (3, 2, "none"),
+        (3, 2, "table"),
+        (6, 1, "none"),
+        (2, 3, "none"),
+        (2, 3, "markov"),
+        (3, 2, "recurrent"),
+    ],
 )
 def test_graphs_draft_as_eager_code_does(
     monkeypatch: pytest.MonkeyPatch, n_heads: int, stride: int, kind: str

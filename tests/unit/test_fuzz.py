@@ -20,10 +20,11 @@ from vllm_lmtp.tensors import required_tensors
 
 pytestmark = pytest.mark.timeout(120)
 WEIGHTS = {"plain": save(folders.heads()), "reduced": save(folders.reduced())} | {
-    kind: save(folders.heads() | folders.scorer(kind)) for kind in ("markov", "table")
+    kind: save(folders.heads() | folders.scorer(kind)) for kind in ("markov", "recurrent", "table")
 }
 CONFIGS = {"plain": folders.config(), "reduced": folders.reduced_config()} | {
     "markov": folders.config(scorer={"kind": "markov"}),
+    "recurrent": folders.config(scorer={"kind": "recurrent"}),
     "table": folders.config(scorer={"kind": "table", "weight": 0.8}),
 }
 FORMS = st.sampled_from(sorted(WEIGHTS))

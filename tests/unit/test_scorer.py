@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.scorer import (
     MarkovScorer,
+    RecurrentScorer,
     Scorer,
     SuccessorTable,
     local_successors,
@@ -27,6 +30,12 @@ def whole_numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(-8, 9, shape, generator=generator).float()
 
 
+def said(scorer: Scorer, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+    """The scores of a first place."""
+    known = scorer.read(scorer.begin(torch.ones(len(previous), 5)), previous)
+    return scorer.add(logits, head, known)
+
+
 def test_rows_of_tokens() -> None:
     assert rows_of_tokens(4, None).tolist() == [0, 1, 2, 3]
     assert rows_of_tokens(VOCAB, DRAFTED).tolist() == [6, 0, 1, 6, 2, 3, 6, 6, 4, 6, 5]
@@ -40,7 +49,7 @@ def test_markov_term_is_that_of_the_preceding_token(per_head: bool) -> None:
     previous = torch.arange(VOCAB)
     logits = whole_numbers(VOCAB, len(DRAFTED), seed=2)
     for head in (0, 1):
-        scores = scorer.add(logits.clone(), head, previous)
+        scores = said(scorer, logits.clone(), head, previous)
         for token in range(VOCAB):
             row = DRAFTED.tolist().index(token) if token in DRAFTED else len(DRAFTED)
             for x in range(len(DRAFTED)):
@@ -63,7 +72,7 @@ def test_table_adds_to_the_successors_alone() -> None:
     ids, ratios = make_table()
     scorer = SuccessorTable(*local_successors(ids, ratios, 0, 6), torch.arange(VOCAB), 0.5)
     logits = whole_numbers(VOCAB, 6, seed=4)
-    scores = scorer.add(logits.clone(), 0, torch.arange(VOCAB))
+    scores = said(scorer, logits.clone(), 0, torch.arange(VOCAB))
     for token in range(VOCAB):
         listed = dict(zip(ids[token].tolist(), ratios[token].tolist(), strict=True))
         for x in range(6):
@@ -74,11 +83,11 @@ def test_shards_add_up_to_the_whole_table() -> None:
     ids, ratios = make_table()
     rows, previous = torch.arange(VOCAB), torch.arange(VOCAB)
     whole = SuccessorTable(*local_successors(ids, ratios, 0, 6), rows, 2.0)
-    wanted = whole.add(torch.zeros(VOCAB, 6), 0, previous)
+    wanted = said(whole, torch.zeros(VOCAB, 6), 0, previous)
     parts = []
     for start, end, padded in SHARDS:
         part = SuccessorTable(*local_successors(ids, ratios, start, end), rows, 2.0)
-        scores = part.add(torch.zeros(VOCAB, padded), 0, previous)
+        scores = said(part, torch.zeros(VOCAB, padded), 0, previous)
         assert not scores[:, end - start :].any()
         parts.append(scores[:, : end - start])
     assert torch.equal(torch.cat(parts, dim=1), wanted)
@@ -92,8 +101,51 @@ def test_ids_outside_the_vocabulary_do_no_harm(token: int) -> None:
     term = MarkovScorer(
         whole_numbers(7, RANK), whole_numbers(6, RANK), rows_of_tokens(VOCAB, DRAFTED)
     )
-    for scorer in (table, term):
-        assert scorer.add(torch.zeros(1, 6), 0, torch.tensor([token])).isfinite().all()
+    recurrent = make_recurrent()
+    for scorer in (table, term, recurrent):
+        assert said(scorer, torch.zeros(1, 6), 0, torch.tensor([token])).isfinite().all()
+
+
+def make_recurrent(per_head: bool = False) -> RecurrentScorer:
+    """Over DRAFTED, hidden states of 5."""
+    output = whole_numbers(2, len(DRAFTED), RANK, seed=1)
+    return RecurrentScorer(
+        whole_numbers(RANK, 5, seed=6) / 16,
+        whole_numbers(RANK, RANK, seed=7) / 16,
+        whole_numbers(len(DRAFTED) + 1, RANK) / 8,
+        output if per_head else output[0],
+        rows_of_tokens(VOCAB, DRAFTED),
+    )
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_recurrent_term_remembers_every_token_and_the_state_it_began_with(per_head: bool) -> None:
+    scorer, newest = make_recurrent(per_head), whole_numbers(2, 5, seed=8)
+    start, carry, embed, output = (
+        value.double().tolist()
+        for value in (scorer.start, scorer.carry, scorer.embed, scorer.output)
+    )
+    rows = rows_of_tokens(VOCAB, DRAFTED).tolist()
+    read = torch.tensor([[3, 2, 5, 5], [8, 8, 0, 10]])
+    known = scorer.begin(newest)
+    states = [
+        [sum(a * b for a, b in zip(row, h, strict=True)) for row in start] for h in newest.tolist()
+    ]
+    for place, tokens in enumerate(read.T):
+        known = scorer.read(known, tokens)
+        head = place % 2
+        scores = scorer.add(torch.zeros(2, len(DRAFTED)), head, known)
+        for request, token in enumerate(tokens.tolist()):
+            sums = [
+                sum(a * b for a, b in zip(row, states[request], strict=True)) + e
+                for row, e in zip(carry, embed[rows[token]], strict=True)
+            ]
+            states[request] = [s / (1 + math.exp(-s)) for s in sums]
+            matrix = output[head] if per_head else output
+            wanted = [
+                sum(a * b for a, b in zip(row, states[request], strict=True)) for row in matrix
+            ]
+            torch.testing.assert_close(scores[request].tolist(), wanted, atol=1e-5, rtol=1e-5)
 
 
 class Votes:
@@ -118,7 +170,10 @@ class Votes:
 class Nothing(Scorer):
     """Adds nothing."""
 
-    def add(self, logits: torch.Tensor, head: int, previous: torch.Tensor) -> torch.Tensor:
+    def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        return known
+
+    def add(self, logits: torch.Tensor, head: int, known: torch.Tensor) -> torch.Tensor:
         return logits
 
 

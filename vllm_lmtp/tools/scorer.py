@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.scorer_tensors import FIELD, TABLE, TABLE_IDS, TABLE_RATIOS
+from vllm_lmtp.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
 from vllm_lmtp.tensors import SCORER_PREFIX
 from vllm_lmtp.tools.files import Entry, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
@@ -70,8 +70,8 @@ def build_table(
     tensors = {
         name: weights.entry(name) for name in weights.tensors if not name.startswith(SCORER_PREFIX)
     }
-    tensors[TABLE_IDS] = Entry("I32", shape, lambda: table.ids)
-    tensors[TABLE_RATIOS] = Entry("F16", shape, lambda: table.ratios)
+    tensors[tensor_name(TABLE, IDS)] = Entry("I32", shape, lambda: table.ids)
+    tensors[tensor_name(TABLE, RATIOS)] = Entry("F16", shape, lambda: table.ratios)
     return write_folder(
         output,
         tensors,
@@ -103,7 +103,7 @@ def add_scorer(folder: Path, donor: Path, output: Path, *, overwrite: bool = Fal
             FIELD,
             found="heads without a scorer",
             expected="the scorer that is to be added",
-            remedy="train one (run: heads, markov), or count one: vllm-lmtp scorer build",
+            remedy="train one (run: heads, with a term), or count one: vllm-lmtp scorer build",
         )
     mine, other = _kind_of_heads(ours), _kind_of_heads(theirs)
     if mine != other or not _same(draft_vocabulary(ours), draft_vocabulary(theirs)):

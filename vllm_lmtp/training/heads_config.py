@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vllm_lmtp.training.config import HeadsConfig, OptimConfig
 
 TRAINED = ("all", "blocks", "term")
+LEARNT = ("written", "best")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,22 @@ class MarkovConfig:
 
 
 @dataclass(frozen=True)
+class RecurrentConfig(MarkovConfig):
+    """A recurrent term (recurrent.py). decay: what each place of a draft counts less than the one
+    before it: a place is worth nothing where one before it is wrong.
+    """
+
+    decay: float = 0.8
+
+    def faults(self) -> dict[str, str]:
+        """Fields out of range and what they expect."""
+        wrong = super().faults()
+        if not 0 < self.decay <= 1:
+            wrong["decay"] = "above 0 and at most 1"
+        return wrong
+
+
+@dataclass(frozen=True)
 class HeadsRun:
     """Stage 1 on kept rows: the backbone was run once, while it answered, and is not run again.
 
@@ -55,8 +72,11 @@ class HeadsRun:
     a folder that `vllm-lmtp distill` wrote with `keep_rows`. output: folder of the run; heads are
     written to its `model` folder. held_out: answers kept for the accuracies. limit: how many of
     the other answers are used, or null for all. init: a heads folder to go on from, instead of
-    the backbone's output matrix. train: "all"; "blocks", all but the output matrices; or "term",
-    the Markov term alone. int8: store output matrices and term in int8.
+    the backbone's output matrix. markov, recurrent: a term to train; it takes the place of one of
+    another kind that `init` has. train: "all"; "blocks", all but the output matrices; or "term",
+    the term alone. learn: "written", the tokens of the answers, or "best", the token that the
+    backbone holds most likely at each of their positions, which is what a draft is judged by.
+    int8: store output matrices and term in int8.
     """
 
     run: str
@@ -71,10 +91,17 @@ class HeadsRun:
     backbone: str | None = None
     draft_vocab: DraftVocabConfig | None = None
     markov: MarkovConfig | None = None
+    recurrent: RecurrentConfig | None = None
     init: str | None = None
     train: str = "all"
+    learn: str = "written"
     limit: int | None = None
     int8: bool = False
+
+    @property
+    def term(self) -> MarkovConfig | None:
+        """The term to train, of either kind."""
+        return self.markov or self.recurrent
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
@@ -85,8 +112,12 @@ class HeadsRun:
             wrong["train"] = " or ".join(TRAINED)
         elif self.train != "all" and self.init is None:
             wrong["train"] = "all, unless init names heads that are trained already"
-        elif self.train == "term" and self.markov is None:
-            wrong["markov"] = "a rank, as train: term trains nothing else"
+        elif self.train == "term" and self.term is None:
+            wrong["markov"] = "a rank, or recurrent with one, as train: term trains nothing else"
+        if self.markov is not None and self.recurrent is not None:
+            wrong["recurrent"] = "none beside markov"
+        if self.learn not in LEARNT:
+            wrong["learn"] = " or ".join(LEARNT)
         if self.init is not None and self.draft_vocab is not None:
             wrong["draft_vocab"] = "none where init is given: its heads have theirs"
         return wrong

@@ -1,4 +1,4 @@
-"""Writing a heads-only folder: heads, draft vocabulary and Markov term, as docs/checkpoints.md has
+"""Writing a heads-only folder: heads, draft vocabulary and term, as docs/checkpoints.md has
 them.
 
 Two weight files: the output matrices, which are nearly all of the bytes, and everything else. A
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from vllm_lmtp.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE, INDEX_FILE
 from vllm_lmtp.int8 import quantise_rows
+from vllm_lmtp.scorer_tensors import CARRY, EMBED, MARKOV, OUTPUT, RECURRENT, START, tensor_name
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.markov import MarkovTerm
+from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.save import write_json
 
 OUTPUTS_FILE = "model-00001-of-00002.safetensors"
@@ -31,7 +33,7 @@ def write_heads(
     heads: LeapHeads,
     config: HeadsConfig,
     vocab: DraftVocab,
-    markov: MarkovTerm | None,
+    term: MarkovTerm | None,
     *,
     int8: bool,
     fields: dict[str, Any],
@@ -44,7 +46,7 @@ def write_heads(
             from, for the scorer's entry there.
     """
     outputs = output_tensors(heads, int8)
-    rest = other_tensors(heads, vocab, markov, int8)
+    rest = other_tensors(heads, vocab, term, int8)
     for name, tensors in ((OUTPUTS_FILE, outputs), (REST_FILE, rest)):
         save_file(tensors, folder / name, metadata={"format": "pt"})
     size = sum(t.numel() * t.element_size() for t in (*outputs.values(), *rest.values()))
@@ -61,8 +63,8 @@ def write_heads(
     }
     if len(vocab) < vocab.vocab_size:
         content["draft_vocab_size"] = len(vocab)
-    if markov is not None:
-        content["scorer"] = {"kind": "markov", "rank": markov.embed.shape[1], **term_facts}
+    if term is not None:
+        content["scorer"] = {"kind": _kind(term), "rank": term.embed.shape[1], **term_facts}
     write_json(folder / CONFIG_FILE, content | fields)
 
 
@@ -75,9 +77,9 @@ def output_tensors(heads: LeapHeads, int8: bool) -> dict[str, Tensor]:
 
 
 def other_tensors(
-    heads: LeapHeads, vocab: DraftVocab, markov: MarkovTerm | None, int8: bool
+    heads: LeapHeads, vocab: DraftVocab, term: MarkovTerm | None, int8: bool
 ) -> dict[str, Tensor]:
-    """Residual blocks, the map of the draft vocabulary, and the Markov term."""
+    """Residual blocks, the map of the draft vocabulary, and the term."""
     tensors = {
         f"heads.{name}": _bfloat16(value)
         for name, value in heads.state_dict().items()
@@ -85,10 +87,17 @@ def other_tensors(
     }
     if len(vocab) < vocab.vocab_size:
         tensors["heads.d2t"] = vocab.d2t.contiguous()
-    if markov is not None:
-        tensors |= _matrix("scorer.markov.embed", markov.embed, int8)
-        tensors |= _matrix("scorer.markov.output", markov.output, int8)
+    if term is not None:
+        tensors |= _matrix(tensor_name(_kind(term), EMBED), term.embed, int8)
+        tensors |= _matrix(tensor_name(_kind(term), OUTPUT), term.output, int8)
+    if isinstance(term, RecurrentTerm):
+        tensors[tensor_name(RECURRENT, START)] = _bfloat16(term.start)
+        tensors[tensor_name(RECURRENT, CARRY)] = _bfloat16(term.carry)
     return tensors
+
+
+def _kind(term: MarkovTerm) -> str:
+    return RECURRENT if isinstance(term, RecurrentTerm) else MARKOV
 
 
 def _matrix(name: str, value: Tensor, int8: bool) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Stage 1 on kept rows: leap heads, and their Markov term, without running the backbone again.
+"""Stage 1 on kept rows: leap heads, and their term, without running the backbone again.
 
 The rows are those that vLLM fed to the LM head while the backbone answered (recorder.py), so that
 training costs the heads' own products alone, for any number of runs over the same answers.
@@ -6,6 +6,7 @@ training costs the heads' own products alone, for any number of runs over the sa
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import defaultdict
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.data import split_held_out
 from vllm_lmtp.training.devices import is_main, world_size
 from vllm_lmtp.training.draft_vocab import DraftVocab, choose, count_tokens, coverage_of
@@ -28,8 +28,10 @@ from vllm_lmtp.training.layout import output_matrix
 from vllm_lmtp.training.loss import Extras, stage1_loss
 from vllm_lmtp.training.markov import MarkovTerm
 from vllm_lmtp.training.read_heads import TrainedHeads, read_trained
+from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.report import loss_picture, model_log
-from vllm_lmtp.training.rows_accuracy import rows_accuracy
+from vllm_lmtp.training.rows import IGNORE
+from vllm_lmtp.training.rows_accuracy import places_accuracy, rows_accuracy
 from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (
@@ -43,45 +45,61 @@ log = logging.getLogger(__name__)
 
 
 class HeadsOnRows(nn.Module):
-    """What the Trainer trains: heads and, where there is one, their Markov term."""
+    """What the Trainer trains: heads and, where there is one, their term.
 
-    def __init__(
-        self,
-        heads: LeapHeads,
-        vocab: DraftVocab,
-        markov: MarkovTerm | None,
-        config: HeadsConfig,
-        train: str,
-    ) -> None:
+    matrix: [V, H], the backbone's output matrix, where its best tokens are learnt.
+    """
+
+    def __init__(self, start: TrainedHeads, run: HeadsRun, matrix: Tensor | None = None) -> None:
         super().__init__()
-        self.heads, self.markov = heads, markov
-        self.vocab, self.config_of_heads = vocab, config
+        self.heads, self.term = start.heads, start.term
+        self.vocab, self.config_of_heads = start.vocab, run.heads
+        self.decay = run.recurrent.decay if run.recurrent else 1.0
+        self.register_buffer("matrix", matrix, persistent=False)
         self.recent: dict[str, list[float]] = defaultdict(list)
-        for name, parameter in heads.named_parameters():
-            frozen = {"all": False, "blocks": "lm_head" in name, "term": True}[train]
+        for name, parameter in self.heads.named_parameters():
+            frozen = {"all": False, "blocks": "lm_head" in name, "term": True}[run.train]
             parameter.requires_grad_(not frozen)
 
     def forward(self, hidden: Tensor, labels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """The stage-1 loss of a batch of `kept_rows.collate`."""
         config = self.config_of_heads
-        loss, of_heads = stage1_loss(
+        if isinstance(self.matrix, Tensor):
+            labels = best_labels(hidden, labels, self.matrix, config.logits_budget)
+        loss, parts = stage1_loss(
             self.heads,
             hidden.to(self.heads[0].lm_head.weight.dtype),
             labels,
             config.skip_token,
             config.logits_budget,
-            Extras(self.vocab, self.markov, tokens),
+            Extras(self.vocab, self.term, tokens, self.decay),
         )
-        for index, value in enumerate(of_heads.tolist()):
-            self.recent[f"loss_head_{index}"].append(value)
+        part = "place" if isinstance(self.term, RecurrentTerm) else "head"
+        for index, value in enumerate(parts.tolist()):
+            self.recent[f"loss_{part}_{index}"].append(value)
         return {"loss": loss}
 
     def parameter_groups(self, lr: float, lr_scale: float) -> list[dict[str, Any]]:
         """For the optimizer: the heads, and the term with its own learning rate."""
         groups = [{"params": [p for p in self.heads.parameters() if p.requires_grad], "lr": lr}]
-        if self.markov is not None:
-            groups.append({"params": list(self.markov.parameters()), "lr": lr * lr_scale})
+        if self.term is not None:
+            groups.append({"params": list(self.term.parameters()), "lr": lr * lr_scale})
         return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def best_labels(hidden: Tensor, labels: Tensor, matrix: Tensor, logits_budget: int) -> Tensor:
+    """Labels of a batch with the backbone's best token in place of the one that was written.
+
+    Args:
+        hidden: [B, T, H]. labels: int64 [B, T + 1]; the row before a label predicts it.
+        matrix: [V, H], the backbone's output matrix, in the dtype to compute in.
+    """
+    rows = hidden.flatten(0, 1).to(matrix.dtype)
+    chunks = torch.split(rows, max(1, logits_budget // len(matrix)))
+    best = torch.cat([(chunk @ matrix.T).argmax(dim=1) for chunk in chunks])
+    by_place = torch.cat([labels[:, :1], best.view(hidden.shape[:2])], dim=1)
+    return torch.where(labels == IGNORE, IGNORE, by_place)
 
 
 def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
@@ -102,9 +120,12 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     train, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
     train = train[: run.limit]
     start = _starting_point(run, train, held, end)
-    model = HeadsOnRows(start.heads, start.vocab, start.markov, run.heads, run.train)
+    matrix = output_matrix(Path(run.backbone)) if run.learn == "best" else None
+    if matrix is not None and run.optim.bf16:
+        matrix = matrix.bfloat16()
+    model = HeadsOnRows(start, run, matrix)
     log.info("%d answers, %d draft tokens", len(train), len(start.vocab))
-    scale = 1.0 if run.markov is None else run.markov.lr_scale
+    scale = 1.0 if run.term is None else run.term.lr_scale
     optimizer = torch.optim.AdamW(
         model.parameter_groups(run.optim.lr, scale),
         betas=(0.9, run.optim.beta2),
@@ -134,7 +155,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             model.heads,
             run.heads,
             model.vocab,
-            model.markov,
+            model.term,
             int8=run.int8,
             fields={"model_name": run.model_name},
             term_facts={
@@ -157,7 +178,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
 def _starting_point(
     run: HeadsRun, train: list[Answer], held: list[Answer], end: int
 ) -> TrainedHeads:
-    """Heads that copy the backbone's output matrix, or those of `run.init`; and a new term."""
+    """Heads that copy the backbone's output matrix, or those of `run.init`; and the term."""
     assert run.backbone is not None
     if run.init is not None:
         start = read_trained(Path(run.init))
@@ -175,11 +196,23 @@ def _starting_point(
         vocab = _draft_vocab(run, len(matrix), train, held, end)
         heads = LeapHeads(run.heads.n_head, matrix[vocab.target_ids])
         start = TrainedHeads(heads, vocab, None, run.heads.skip_token)
-    if run.markov is not None and start.markov is None:
-        n_head = None if run.markov.shared else run.heads.n_head
-        term = MarkovTerm(start.vocab, run.markov.rank, n_head)
-        start = TrainedHeads(start.heads, start.vocab, term, start.stride)
-    return start
+    term = _new_term(run, start)
+    return start if term is None else dataclasses.replace(start, term=term)
+
+
+def _new_term(run: HeadsRun, start: TrainedHeads) -> MarkovTerm | None:
+    """A term as the run wants it, unless `start` has one of its kind already."""
+    config = run.term
+    if config is None:
+        return None
+    n_head = None if config.shared else run.heads.n_head
+    if run.recurrent is None:
+        fitting = start.term is not None and not isinstance(start.term, RecurrentTerm)
+        return None if fitting else MarkovTerm(start.vocab, config.rank, n_head)
+    if isinstance(start.term, RecurrentTerm):
+        return None
+    hidden_size = start.heads[0].lm_head.in_features
+    return RecurrentTerm(start.vocab, config.rank, n_head, hidden_size)
 
 
 def _draft_vocab(
@@ -217,6 +250,7 @@ def _results(
         "held_out": {
             "texts": len(held),
             "tokens": sum(len(a.answer) for a in held),
-            "heads": rows_accuracy(saved.heads, saved.stride, saved.vocab, saved.markov, held),
+            "heads": rows_accuracy(saved, held),
+            **places_accuracy(saved, held),
         },
     }

@@ -5,7 +5,8 @@ Stage 1 is the sum over the heads; stage 2 is the next-token loss of the backbon
 matrix and a share of that sum. Gradients flow into the hidden states where they ask for them.
 
 With a draft vocabulary, tokens that it leaves out teach the heads nothing. With a Markov term, its
-logits are added to the head's, and the token before the predicted one is the true one.
+logits are added to the head's, and the token before the predicted one is the true one. With a
+recurrent term the loss is over the places of drafts (places.py) instead of the heads.
 
 Where several processes train, every mean is over the tokens of all of them, so that it does not
 matter how the rows of a step are dealt out.
@@ -13,7 +14,7 @@ matter how the rows of a step are dealt out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +24,10 @@ from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.training.cross_entropy import cross_entropy
 from vllm_lmtp.training.devices import summed, world_size
 from vllm_lmtp.training.draft_vocab import DraftVocab
-from vllm_lmtp.training.heads import LeapHead, LeapHeads
+from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.markov import MarkovTerm
+from vllm_lmtp.training.places import places
+from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.rows import IGNORE
 
 NEXT_TOKEN = 1
@@ -34,13 +37,15 @@ NEXT_TOKEN = 1
 class Extras:
     """What heads may have beside themselves.
 
-    vocab: the draft vocabulary; None where it is the target's. markov: a term to add to the
-    logits. tokens: int64 [B, T'], which the Markov term needs: the labels without a gap.
+    vocab: the draft vocabulary; None where it is the target's. term: what is added to the logits.
+    tokens: int64 [B, T'], which a term needs: the labels without a gap. decay: what each place of a
+    draft counts less than the one before it, for a recurrent term.
     """
 
     vocab: DraftVocab | None = None
-    markov: MarkovTerm | None = None
+    term: MarkovTerm | None = None
     tokens: Tensor | None = None
+    decay: float = 1.0
 
 
 NONE = Extras()
@@ -64,10 +69,12 @@ def stage1_loss(
 
     Returns:
         The loss, a float32 scalar (float64 for float64 hidden states), and the loss of each head
-        [n], detached. A head without a single target adds zero.
+        [n], or of each place with a recurrent term, detached. One without a target adds zero.
     """
-    losses = _mean_losses(_readers(heads, stride, labels, extras), hidden, logits_budget)
-    return losses.sum(), _shown(losses)
+    parts = _parts(heads, hidden, labels, stride, extras)
+    losses = _mean_losses(parts, hidden, logits_budget)
+    counts = extras.decay ** torch.arange(len(losses), device=losses.device)
+    return (losses * counts).sum(), _shown(losses)
 
 
 def stage2_loss(
@@ -88,9 +95,10 @@ def stage2_loss(
     Returns:
         The loss, and [1 + n] detached: the next-token loss and the loss of each head.
     """
-    next_token = _Reader(NEXT_TOKEN, lambda rows, _: [(rows, lm_head.weight)], labels, None)
-    readers = [next_token, *_readers(heads, stride, labels, extras)]
-    losses = _mean_losses(readers, hidden, logits_budget)
+    rows, next_tokens, _ = pairs(hidden, labels, NEXT_TOKEN)
+    next_token = _Part([(rows, lm_head.weight)], next_tokens)
+    parts = [next_token, *_parts(heads, hidden, labels, stride, extras)]
+    losses = _mean_losses(parts, hidden, logits_budget)
     return losses[0] + head_weight * losses[1:].sum(), _shown(losses)
 
 
@@ -115,59 +123,53 @@ def pairs(
     return rows, ahead[kept], tokens[:, offset - 1 : offset - 1 + ahead.shape[1]][kept]
 
 
-Products = list[tuple[Tensor, Tensor]]
-
-
 @dataclass(frozen=True)
-class _Reader:
-    """Something that predicts the label `offset` ahead.
+class _Part:
+    """One mean of the loss: what `cross_entropy` takes."""
 
-    products: rows [N, H] and the tokens before the labels [N] -> what `cross_entropy` takes.
-    """
-
-    offset: int
-    products: Callable[[Tensor, Tensor], Products]
+    products: Sequence[tuple[Tensor, Tensor]]
     labels: Tensor
-    tokens: Tensor | None
 
 
-def _readers(heads: LeapHeads, stride: int, labels: Tensor, extras: Extras) -> list[_Reader]:
-    schedule = LeapSchedule(len(heads), stride)
+def _parts(
+    heads: LeapHeads, hidden: Tensor, labels: Tensor, stride: int, extras: Extras
+) -> list[_Part]:
+    """A part for each head, or for each place of a draft with a recurrent term."""
+    term = extras.term
     if extras.vocab is not None:
         labels = extras.vocab.to_labels(labels)
-    tokens = None if extras.markov is None else extras.tokens
-    return [
-        _Reader(schedule.offset_of_head(i), _of_head(heads[i], i, extras.markov), labels, tokens)
-        for i in range(len(heads))
-    ]
+    if isinstance(term, RecurrentTerm):
+        assert extras.tokens is not None
+        return [
+            _Part(
+                [(p.rows, heads[p.head].lm_head.weight), (p.state, term.output_of(p.head))],
+                p.labels,
+            )
+            for p in places(heads, term, stride, hidden, labels, extras.tokens)
+        ]
+    schedule, parts = LeapSchedule(len(heads), stride), []
+    for i in range(len(heads)):
+        offset = schedule.offset_of_head(i)
+        rows, truth, previous = pairs(
+            hidden, labels, offset, None if term is None else extras.tokens
+        )
+        products = [(heads[i].trunk(rows), heads[i].lm_head.weight)]
+        if term is not None:
+            products.append((term.embedded(previous), term.output_of(i)))
+        parts.append(_Part(products, truth))
+    return parts
 
 
-def _of_head(
-    head: LeapHead, index: int, markov: MarkovTerm | None
-) -> Callable[[Tensor, Tensor], Products]:
-    def products(rows: Tensor, previous: Tensor) -> Products:
-        own = (head.trunk(rows), head.lm_head.weight)
-        if markov is None:
-            return [own]
-        return [own, (markov.embedded(previous), markov.output_of(index))]
-
-    return products
-
-
-def _mean_losses(readers: Sequence[_Reader], hidden: Tensor, logits_budget: int) -> Tensor:
-    """The mean cross-entropy of each reader, [len(readers)].
+def _mean_losses(parts: Sequence[_Part], hidden: Tensor, logits_budget: int) -> Tensor:
+    """The mean cross-entropy of each part, [len(parts)].
 
     Means over the tokens of all training processes, times the number of processes: their average,
     which is what the gradients of several processes come to, is the true mean.
     """
-    chosen = [pairs(hidden, r.labels, r.offset, r.tokens) for r in readers]
-    counts = torch.tensor([len(labels) for _, labels, _ in chosen], device=hidden.device)
+    counts = torch.tensor([len(part.labels) for part in parts], device=hidden.device)
     wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
     shares = world_size() / summed(counts).clamp(min=1).to(wide)
-    sums = [
-        cross_entropy(reader.products(rows, previous), labels, logits_budget)
-        for reader, (rows, labels, previous) in zip(readers, chosen, strict=True)
-    ]
+    sums = [cross_entropy(part.products, part.labels, logits_budget) for part in parts]
     return torch.stack([s.to(wide) for s in sums]) * shares
 
 

@@ -6,25 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from vllm_lmtp import read
-from vllm_lmtp.checkpoint import read_checkpoint, safetensors_files
+from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.scorer_tensors import CARRY, EMBED, OUTPUT, RECURRENT, START, TERMS
+from vllm_lmtp.scorer_weights import term_matrix
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.markov import MarkovTerm
-
-TERM = "scorer.markov."
+from vllm_lmtp.training.recurrent import RecurrentTerm
 
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """heads, with the draft vocabulary they name, a Markov term where they have one, and stride."""
+    """heads, the draft vocabulary they name, a trained term where they have one, and stride."""
 
     heads: LeapHeads
     vocab: DraftVocab
-    markov: MarkovTerm | None
+    term: MarkovTerm | None
     stride: int
 
 
@@ -47,24 +46,20 @@ def read_trained(folder: Path) -> TrainedHeads:
         for kind in ("weight", "bias"):
             value = read.block_tensor(checkpoint, i, kind, torch.float32)
             heads.get_parameter(f"heads.{i}.resblock.0.l_proj.{kind}").copy_(value)
-    return TrainedHeads(heads, vocab, _markov(folder, vocab, n_head), checkpoint.schedule.stride)
+    return TrainedHeads(heads, vocab, _term(checkpoint, vocab), checkpoint.schedule.stride)
 
 
-def _markov(folder: Path, vocab: DraftVocab, n_head: int) -> MarkovTerm | None:
-    tensors: dict[str, Tensor] = {}
-    for file in safetensors_files(folder):
-        with safe_open(str(file), framework="pt") as handle:
-            names = [n for n in handle.keys() if n.startswith(TERM)]  # noqa: SIM118
-            tensors |= {name.removeprefix(TERM): handle.get_tensor(name) for name in names}
-    if not tensors:
+def _term(checkpoint: HeadsCheckpoint, vocab: DraftVocab) -> MarkovTerm | None:
+    kind = None if checkpoint.scorer is None else checkpoint.scorer.kind
+    if kind not in TERMS:
         return None
-    embed, output = (
-        read.dequantised(tensors[name], tensors[f"{name}_scale"])
-        if tensors[name].dtype is torch.int8
-        else tensors[name].float()
-        for name in ("embed", "output")
-    )
-    term = MarkovTerm(vocab, embed.shape[1], None if output.dim() == 2 else n_head)
+    embed, output = (term_matrix(checkpoint, part, torch.float32) for part in (EMBED, OUTPUT))
+    rank, n_head = embed.shape[1], None if output.dim() == 2 else len(output)
+    term = MarkovTerm(vocab, rank, n_head)
+    if kind == RECURRENT:
+        term = RecurrentTerm(vocab, rank, n_head, checkpoint.hidden_size)
+        term.start.copy_(term_matrix(checkpoint, START, torch.float32))
+        term.carry.copy_(term_matrix(checkpoint, CARRY, torch.float32))
     term.embed.copy_(embed)
     term.output.copy_(output)
     return term
