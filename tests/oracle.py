@@ -152,8 +152,9 @@ class Oracle:
         """The memory of a recurrent term after one more token."""
         if self.term is None:
             return memory
-        total = self.term["carry"] @ memory + self.term["embed"][previous]
-        return total * torch.sigmoid(total)
+        read = self.term["embed"][previous]
+        total = self.term["carry"] @ torch.cat([memory, read])
+        return read + total * torch.sigmoid(total)
 
     def _said(self, memory: torch.Tensor, head: int) -> torch.Tensor:
         """What a recurrent term adds to the logits of a head (from 0), [D]."""

@@ -96,10 +96,10 @@ class MarkovScorer(Scorer):
 
 class RecurrentScorer(MarkovScorer):
     """Adds s . output[x], where s starts as start h for the newest hidden state h and becomes
-    SiLU(carry s + embed[u(p)]) with every token p.
+    e + SiLU(carry [s, e]) with every token p, e = embed[u(p)]. Without carry it is a Markov term.
 
     Args:
-        start: [r, H]. carry: [r, r]. The rest as in `MarkovScorer`.
+        start: [r, H]. carry: [r, 2r]. The rest as in `MarkovScorer`.
     """
 
     start: torch.Tensor
@@ -123,8 +123,9 @@ class RecurrentScorer(MarkovScorer):
 
     def read(self, known: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """As `Scorer.read`: [R, r]."""
-        carried = nn.functional.linear(known, self.carry)
-        return nn.functional.silu(carried + super().read(known, previous))
+        read = super().read(known, previous)
+        both = torch.cat([known, read], dim=-1)
+        return read + nn.functional.silu(nn.functional.linear(both, self.carry))
 
 
 class SuccessorTable(Scorer):

@@ -143,7 +143,7 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 def _width(kind: str, held: Mapping[str, TensorInfo]) -> int:
     """r of a term or K of a table, by the first of its tensors that is there."""
-    for part in (IDS, RATIOS) if kind == TABLE else (EMBED, OUTPUT, CARRY):
+    for part in (IDS, RATIOS) if kind == TABLE else (EMBED, OUTPUT):
         info = held.get(tensor_name(kind, part))
         if info is not None and info.shape:
             return info.shape[-1]
@@ -197,6 +197,6 @@ def _expected(
         EMBED: [(rows + 1, last)],
         OUTPUT: [(rows, last), (sizes.n_heads, rows, last)],
         START: [(last, sizes.hidden)],
-        CARRY: [(last, last)],
+        CARRY: [(last, 2 * last)],
     }
     return shapes[part], (*FLOAT_DTYPES, INT8) if part in MAY_BE_INT8 else FLOAT_DTYPES

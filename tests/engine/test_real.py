@@ -184,7 +184,7 @@ def random_recurrence(config: dict[str, Any]) -> Scoring:
     size, hidden = config["vocab_size"], config["hidden_size"]
     tensors = {
         "scorer.recurrent.start": torch.randn(16, hidden, generator=generator) / 8,
-        "scorer.recurrent.carry": torch.randn(16, 16, generator=generator) / 4,
+        "scorer.recurrent.carry": torch.randn(16, 32, generator=generator) / 4,
         "scorer.recurrent.embed": torch.randn(size + 1, 16, generator=generator),
         "scorer.recurrent.output": torch.randn(3, size, 16, generator=generator) / 2,
     }

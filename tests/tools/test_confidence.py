@@ -25,9 +25,9 @@ from tests.chain import (
 from tests.tools.models import config_of, fields, tensors_of
 from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli import main
-from vllm_lmtp.tools.observed_drafts import observe
 from vllm_lmtp.tools.reliability import expected_error, fit_line, reliability
 from vllm_lmtp.training.kept_rows import Answer, read_answers
+from vllm_lmtp.training.observed_drafts import observe
 
 
 def kept_rows(folder: Path, chain: Chain, temperatures: list[float]) -> Path:

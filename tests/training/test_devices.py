@@ -29,6 +29,21 @@ def test_a_program_started_by_one_process_does_not_count_itself_among_them() -> 
     assert devices.alone(launch | {"ACCELERATE_USE_CPU": "1", "HOME": "h"}) == {"HOME": "h"}
 
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("avx512", [False, True])
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, machine: str, avx512: bool, amx: bool, wanted: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    expected = wanted and (machine == "aarch64" or avx512 or amx)
+    assert devices.in_bfloat16(wanted) == expected
+
+
 def test_only_the_main_process_makes_and_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.delenv("RANK", raising=False)

@@ -59,12 +59,13 @@ def _place_by_place(
                     break
                 previous = int(tokens[b, newest + offset - 1])
                 row = ids.index(previous) if previous in ids else len(ids)
-                state = _silu(term.carry @ state + term.embed[row])
+                read = term.embed[row]
+                state = read + _silu(term.carry @ torch.cat([state, read]))
                 number = -(-(offset - 1) // stride)
-                read = hidden[b, newest - (stride * number + 1 - offset)]
+                x = hidden[b, newest - (stride * number + 1 - offset)]
                 head = heads[number - 1]
                 block = head.resblock[0].l_proj
-                trunk = read + _silu(block.weight @ read + block.bias)
+                trunk = x + _silu(block.weight @ x + block.bias)
                 output = term.output if term.output.dim() == 2 else term.output[number - 1]
                 logits = head.lm_head.weight @ trunk + output @ state
                 label = int(labels[b, newest + offset])
@@ -104,8 +105,9 @@ def test_an_untrained_term_changes_nothing() -> None:
     vocab = DraftVocab(torch.arange(VOCAB), VOCAB)
     term = RecurrentTerm(vocab, RANK, None, HIDDEN)
     state = term.read(term.begin(torch.randn(4, HIDDEN)), torch.arange(4))
-    assert state.any()
     assert not (state @ term.output_of(0).T).any()
+    # What it starts from a Markov term with is that term.
+    assert torch.equal(state, term.embedded(torch.arange(4)))
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -88,7 +88,7 @@ def scorer(kind: str, rows: int = VOCAB, size: int = 2) -> dict[str, torch.Tenso
     }
     if kind == "recurrent":
         term["scorer.recurrent.start"] = torch.ones(size, HIDDEN)
-        term["scorer.recurrent.carry"] = torch.ones(size, size)
+        term["scorer.recurrent.carry"] = torch.ones(size, 2 * size)
     return term
 
 

@@ -31,7 +31,7 @@ def make_scorer(kind: str, seeded: torch.Generator) -> Scorer | None:
     if kind == "recurrent":
         return RecurrentScorer(
             torch.randn(4, HIDDEN, generator=seeded),
-            torch.randn(4, 4, generator=seeded),
+            torch.randn(4, 8, generator=seeded),
             torch.randn(VOCAB + 1, 4, generator=seeded),
             torch.randn(128, 4, generator=seeded),
             rows,

@@ -111,7 +111,7 @@ def make_recurrent(per_head: bool = False) -> RecurrentScorer:
     output = whole_numbers(2, len(DRAFTED), RANK, seed=1)
     return RecurrentScorer(
         whole_numbers(RANK, 5, seed=6) / 16,
-        whole_numbers(RANK, RANK, seed=7) / 16,
+        whole_numbers(RANK, 2 * RANK, seed=7) / 16,
         whole_numbers(len(DRAFTED) + 1, RANK) / 8,
         output if per_head else output[0],
         rows_of_tokens(VOCAB, DRAFTED),
@@ -136,11 +136,10 @@ def test_recurrent_term_remembers_every_token_and_the_state_it_began_with(per_he
         head = place % 2
         scores = scorer.add(torch.zeros(2, len(DRAFTED)), head, known)
         for request, token in enumerate(tokens.tolist()):
-            sums = [
-                sum(a * b for a, b in zip(row, states[request], strict=True)) + e
-                for row, e in zip(carry, embed[rows[token]], strict=True)
-            ]
-            states[request] = [s / (1 + math.exp(-s)) for s in sums]
+            e = embed[rows[token]]
+            both = [*states[request], *e]
+            sums = [sum(a * b for a, b in zip(row, both, strict=True)) for row in carry]
+            states[request] = [x + s / (1 + math.exp(-s)) for x, s in zip(e, sums, strict=True)]
             matrix = output[head] if per_head else output
             wanted = [
                 sum(a * b for a, b in zip(row, states[request], strict=True)) for row in matrix

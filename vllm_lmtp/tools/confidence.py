@@ -12,10 +12,10 @@ from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.scorer_tensors import CONFIDENCE, FIELD
 from vllm_lmtp.tools.files import read_folder
-from vllm_lmtp.tools.observed_drafts import Observed, observe
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
 from vllm_lmtp.training.kept_rows import Answer, read_answers
+from vllm_lmtp.training.observed_drafts import Observed, observe
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ class OptimConfig:
     that one device reads at once. accumulate: how often it does so before a step, so that a step
     takes batch_rows x accumulate x devices rows; its gradient is the mean over the passes. steps:
     optimizer steps, or epochs: passes through the data, exactly one of both. save_every: steps
-    between resumable checkpoints. bf16: autocast; what is trained stays float32. compile:
-    torch.compile, which needs a C++ compiler.
+    between resumable checkpoints. bf16: autocast, on devices that have bfloat16 (devices.py); what
+    is trained stays float32. compile: torch.compile, which needs a C++ compiler.
     """
 
     lr: float

@@ -1,4 +1,4 @@
-"""Training in several processes, one a device: who writes, who waits, and sums over all of them.
+"""The devices of a training run: what they compute in, who writes, who waits, and sums over all.
 
 `accelerate launch` starts the processes and says in their environment which is which; alone, a
 process is the only one. Importing this module imports no torch.
@@ -6,7 +6,9 @@ process is the only one. Importing this module imports no torch.
 
 from __future__ import annotations
 
+import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 # What tells a process that it is one of several; a program it starts must not believe that too.
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -28,6 +31,25 @@ def is_main() -> bool:
 def world_size() -> int:
     """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_bfloat16(wanted: bool) -> bool:
+    """Whether to compute in bfloat16 where that is wanted: not on an x86 CPU without instructions
+    for it, where a product takes about six times as long as in float32.
+    """
+    if not wanted or _has_bfloat16():
+        return wanted
+    log.warning("this CPU has no bfloat16 instructions: computing in float32")
+    return False
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    if torch.cuda.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    # private, but torch itself offers no other way to ask
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def alone(environment: Mapping[str, str]) -> dict[str, str]:

@@ -72,11 +72,11 @@ class HeadsRun:
     a folder that `vllm-lmtp distill` wrote with `keep_rows`. output: folder of the run; heads are
     written to its `model` folder. held_out: answers kept for the accuracies. limit: how many of
     the other answers are used, or null for all. init: a heads folder to go on from, instead of
-    the backbone's output matrix. markov, recurrent: a term to train; it takes the place of one of
-    another kind that `init` has. train: "all"; "blocks", all but the output matrices; or "term",
-    the term alone. learn: "written", the tokens of the answers, or "best", the token that the
-    backbone holds most likely at each of their positions, which is what a draft is judged by.
-    int8: store output matrices and term in int8.
+    the backbone's output matrix. markov, recurrent: a term to train; a recurrent one goes on from
+    a Markov term of its size that `init` has. train: "all"; "blocks", all but the output matrices;
+    or "term", the term alone. learn: "written", the tokens of the answers, or "best", the token
+    that the backbone holds most likely at each of their positions, which is what a draft is judged
+    by. int8: store output matrices and term in int8.
     """
 
     run: str

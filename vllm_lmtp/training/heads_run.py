@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.data import split_held_out
-from vllm_lmtp.training.devices import is_main, world_size
+from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
 from vllm_lmtp.training.draft_vocab import DraftVocab, choose, count_tokens, coverage_of
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.heads_config import HeadsRun
@@ -27,6 +28,7 @@ from vllm_lmtp.training.kept_rows import Answer, collate, read_answers
 from vllm_lmtp.training.layout import output_matrix
 from vllm_lmtp.training.loss import Extras, stage1_loss
 from vllm_lmtp.training.markov import MarkovTerm
+from vllm_lmtp.training.observed_drafts import acceptance
 from vllm_lmtp.training.read_heads import TrainedHeads, read_trained
 from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.report import loss_picture, model_log
@@ -121,7 +123,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     train = train[: run.limit]
     start = _starting_point(run, train, held, end)
     matrix = output_matrix(Path(run.backbone)) if run.learn == "best" else None
-    if matrix is not None and run.optim.bf16:
+    if matrix is not None and in_bfloat16(run.optim.bf16):
         matrix = matrix.bfloat16()
     model = HeadsOnRows(start, run, matrix)
     log.info("%d answers, %d draft tokens", len(train), len(start.vocab))
@@ -165,8 +167,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
                 "seed": run.seed,
             },
         )
-        saved = read_trained(folder)
-        content |= _results(run, saved, train, held) | {
+        content |= _results(run, folder, train, held) | {
             "seconds": round(time.time() - started),
             "history": loss_history(trainer.state.log_history),
         }
@@ -211,8 +212,10 @@ def _new_term(run: HeadsRun, start: TrainedHeads) -> MarkovTerm | None:
         return None if fitting else MarkovTerm(start.vocab, config.rank, n_head)
     if isinstance(start.term, RecurrentTerm):
         return None
-    hidden_size = start.heads[0].lm_head.in_features
-    return RecurrentTerm(start.vocab, config.rank, n_head, hidden_size)
+    term = RecurrentTerm(start.vocab, config.rank, n_head, start.heads[0].lm_head.in_features)
+    if start.term is not None and start.term.output.shape == term.output.shape:
+        term.load_state_dict(start.term.state_dict(), strict=False)
+    return term
 
 
 def _draft_vocab(
@@ -231,9 +234,10 @@ def _draft_vocab(
 
 
 def _results(
-    run: HeadsRun, saved: TrainedHeads, train: list[Answer], held: list[Answer]
+    run: HeadsRun, folder: Path, train: list[Answer], held: list[Answer]
 ) -> dict[str, Any]:
     """What the heads can do as they are saved, rounded."""
+    saved = read_trained(folder)
     steps = run.optim.total_steps(len(train), world_size())
     counts = count_tokens((a.answer for a in held), saved.vocab.vocab_size)
     return {
@@ -252,5 +256,6 @@ def _results(
             "tokens": sum(len(a.answer) for a in held),
             "heads": rows_accuracy(saved, held),
             **places_accuracy(saved, held),
+            "drafts": acceptance(read_checkpoint(folder), held),
         },
     }

@@ -10,6 +10,7 @@ its process ends:  python -m vllm_lmtp.training.sample MODEL OUTPUT SETTINGS.yam
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.devices import alone
+from vllm_lmtp.training.devices import alone, in_bfloat16
 from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.sample_config import SampleConfig
@@ -42,6 +43,8 @@ def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> Non
         LMTPError: a process failed, or the folder holds texts of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
+    if config.dtype == "bfloat16" and not in_bfloat16(True):
+        config = dataclasses.replace(config, dtype="float32")
     check_provenance(model, output, config)
     if not missing_shards(output, config):
         return

@@ -19,7 +19,7 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.adapter_card import adapter_card
 from vllm_lmtp.training.config import Stage2Run
 from vllm_lmtp.training.data import Row, pad_rows
-from vllm_lmtp.training.devices import is_main, world_size
+from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
 from vllm_lmtp.training.evaluate import head_accuracy, next_token_loss
 from vllm_lmtp.training.leap_model import attach_lora, load_leap_model, save_adapter
 from vllm_lmtp.training.report import loss_picture, model_log
@@ -67,7 +67,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     prepared = time.time()
 
     # What is frozen may be as small as it is on disk; the adapter is float32 either way.
-    dtype = torch.bfloat16 if run.optim.bf16 else torch.float32
+    dtype = torch.bfloat16 if in_bfloat16(run.optim.bf16) else torch.float32
     model = load_leap_model(checkpoint, run.head_weight, run.logits_budget, dtype)
     adapted = attach_lora(model, run.lora, run.stage1)
     pad_id = tokenizer.pad_token_id or 0  # masked in the labels and seen by no other position

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from vllm_lmtp.training.config import OptimConfig
-from vllm_lmtp.training.devices import world_size
+from vllm_lmtp.training.devices import in_bfloat16, world_size
 
 
 def training_arguments(
@@ -30,7 +30,7 @@ def training_arguments(
         weight_decay=optim.weight_decay,
         adam_beta2=optim.beta2,
         max_grad_norm=optim.grad_clip,
-        bf16=optim.bf16,
+        bf16=in_bfloat16(optim.bf16),
         torch_compile=optim.compile,
         logging_steps=max(1, steps // 100),
         save_steps=optim.save_every,

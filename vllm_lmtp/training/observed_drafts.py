@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,3 +104,24 @@ def observe(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Obse
         Observed(torch.cat([empty, *o]), torch.cat([empty.bool(), *r]))
         for o, r in zip(odds, right, strict=True)
     ]
+
+
+def acceptance(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What a greedy target would accept, every position of greedy answers counting alike.
+
+    Returns:
+        {"answers", "positions", "accepted": the share of drafts whose first n tokens are right, for
+        every n, "length": tokens a step}; nothing where no answer is greedy.
+    """
+    greedy = [answer for answer in answers if answer.temperature == 0]
+    if not greedy:
+        return {}
+    places = observe(checkpoint, greedy)
+    positions = len(places[0].right)
+    accepted = [round(int(p.right.sum()) / max(1, positions), 4) for p in places]
+    return {
+        "answers": len(greedy),
+        "positions": positions,
+        "accepted": accepted,
+        "length": round(1 + sum(accepted), 3),
+    }
