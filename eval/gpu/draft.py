@@ -22,12 +22,13 @@ import torch
 
 from vllm_lmtp.draft_inputs import DraftInputs
 from vllm_lmtp.eval.gpu.dimensions import MODELS, Dimensions
-from vllm_lmtp.eval.gpu.heads import RandomHeads, make_decoder, markov_scorer
+from vllm_lmtp.eval.gpu.heads import RandomHeads, make_decoder, term_scorer
 from vllm_lmtp.eval.gpu.output import save
 from vllm_lmtp.eval.gpu.timing import as_graph, copy_bandwidth, median_seconds
+from vllm_lmtp.scorer_tensors import TERMS
 
 CHECKED_ROWS = 16
-MARKOV_RANK = 64
+RANK = 64
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["bfloat16", "int8", "fp8"],
         default=["bfloat16", "int8", "fp8"],
     )
-    parser.add_argument("--scorers", nargs="+", choices=["none", "markov"], default=["none"])
+    parser.add_argument("--scorers", nargs="+", choices=["none", *TERMS], default=["none"])
     parser.add_argument("--products", nargs="+", choices=["kernel", "torch"])
     parser.add_argument("--batches", nargs="+", type=int, default=[2**i for i in range(9)])
     parser.add_argument(
@@ -90,7 +91,9 @@ def measure(
     agreement = agreement_with_float64(heads, states, size.n_heads)
     places = size.n_heads * size.stride
     for kind, batch in itertools.product(args.scorers, args.batches):
-        scorer = markov_scorer(rows, MARKOV_RANK, dtype, device) if kind == "markov" else None
+        scorer = None
+        if kind in TERMS:
+            scorer = term_scorer(kind, size.hidden, rows, RANK, dtype, device)
         decoder = make_decoder(size, heads, scorer, batch, device)
         inputs = DraftInputs(batch, size.stride, size.hidden, batch, dtype, device)
         inputs.hidden.normal_()
@@ -134,7 +137,7 @@ def agreement_with_float64(
 
 def line(run: dict[str, Any]) -> str:
     """One run for the eye."""
-    name = f"{run['model']:14s} {run['dtype']:9s} {run['product']:6s} {run['scorer']:6s}"
+    name = f"{run['model']:14s} {run['dtype']:9s} {run['product']:6s} {run['scorer']:9s}"
     return (
         f"{name} {run['way']:5s} batch {run['batch']:4d}: {run['seconds'] * 1e6:9.1f} us, "
         f"{run['bytes'] / 1e6:8.1f} MB, {run['of_floor']:6.2f} x floor, "

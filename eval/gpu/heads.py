@@ -11,7 +11,8 @@ from vllm_lmtp.head_dtype import QUANTISED, quantise
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.read import dequantised
-from vllm_lmtp.scorer import MarkovScorer, Scorer
+from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, Scorer
+from vllm_lmtp.scorer_tensors import MARKOV
 
 CHUNK = 8192
 """Rows of a matrix that are made, or multiplied in float64, at once."""
@@ -110,12 +111,20 @@ class RandomHeads:
         return torch.cat(parts, dim=-1)
 
 
-def markov_scorer(rows: int, rank: int, dtype: torch.dtype, device: torch.device) -> MarkovScorer:
-    """A Markov term with random weights, one output matrix for all heads."""
+def term_scorer(
+    kind: str, hidden: int, rows: int, rank: int, dtype: torch.dtype, device: torch.device
+) -> MarkovScorer:
+    """A term of a kind with random weights, one output matrix for all heads."""
     seeded = torch.Generator(device).manual_seed(1)
-    embed = torch.randn(rows + 1, rank, generator=seeded, device=device).to(dtype)
-    output = torch.randn(rows, rank, generator=seeded, device=device).to(dtype)
-    return MarkovScorer(embed, output, torch.arange(rows, device=device))
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=seeded, device=device).to(dtype)
+
+    embed, output = drawn(rows + 1, rank), drawn(rows, rank)
+    row_of_token = torch.arange(rows, device=device)
+    if kind == MARKOV:
+        return MarkovScorer(embed, output, row_of_token)
+    return RecurrentScorer(drawn(rank, hidden), drawn(rank, 2 * rank), embed, output, row_of_token)
 
 
 def make_decoder(

@@ -16,11 +16,12 @@ from vllm_lmtp.eval.gpu import draft, engine
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import save_heads, save_target
 from vllm_lmtp.head_dtype import FP8, held_matrix
+from vllm_lmtp.scorer_tensors import TERMS
 
 
 def test_the_draft_alone(tmp_path: Path) -> None:
     """Every dtype, scorer and batch size gives one run, whose tokens float64 confirms."""
-    words = ["--models", "tiny", "--batches", "1", "3", "--scorers", "none", "markov"]
+    words = ["--models", "tiny", "--batches", "1", "3", "--scorers", "none", *TERMS]
     code = draft.main([*words, "--repeats", "2", "--device", "cpu", "--out", str(tmp_path)])
     assert code == 0
     result = json.loads((tmp_path / "draft.json").read_text())
@@ -29,7 +30,7 @@ def test_the_draft_alone(tmp_path: Path) -> None:
     assert (tmp_path / "draft.png").stat().st_size > 1000
     runs = result["runs"]
     assert {(r["dtype"], r["scorer"], r["batch"]) for r in runs} == {
-        (d, s, b) for d in ("bfloat16", "int8", "fp8") for s in ("none", "markov") for b in (1, 3)
+        (d, s, b) for d in ("bfloat16", "int8", "fp8") for s in ("none", *TERMS) for b in (1, 3)
     }
     size = MODELS["tiny"]
     for run in runs:
@@ -38,7 +39,7 @@ def test_the_draft_alone(tmp_path: Path) -> None:
         assert run["worst_loss"] < 0.02
         blocks = 2 * size.n_heads * size.hidden * (size.hidden + 1)
         matrices = 2 * size.n_heads * size.vocab * size.hidden
-        term = 6 * 2 * size.vocab * draft.MARKOV_RANK if run["scorer"] == "markov" else 0
+        term = 6 * 2 * size.vocab * draft.RANK if run["scorer"] != "none" else 0
         assert run["bytes"] == blocks + matrices + term
 
 
