@@ -284,7 +284,7 @@ def test_the_best_token_and_how_likely_it_is(
         assert torch.allclose(likely, shares.amax(-1), atol=1e-5)
 
 
-@pytest.mark.parametrize(("vocab", "tp_size"), RANKS)
+@pytest.mark.parametrize(("vocab", "tp_size"), [(97, 1), (509, 2), (130, 3)])
 def test_the_best_tokens_of_all_heads_and_how_likely_they_are(
     tmp_path: Path, on_ranks, vocab: int, tp_size: int
 ) -> None:
