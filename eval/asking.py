@@ -67,7 +67,7 @@ def encode_prompts(loaded: Loaded, settings: Settings, longest: int | None = Non
     model = settings.model
     tokenizer = _tokenizer(model) if has_tokenizer(model) else None
     chat = _is_chat(settings.style, tokenizer, model)
-    most = _context(model)
+    most = longest_request(model)
     room = math.inf if most is None else most - settings.max_tokens
     room = min(room, math.inf if longest is None else longest)
     asked, too_long = [], 0
@@ -170,7 +170,8 @@ def _is_chat(style: str, tokenizer: Any, model: str) -> bool:
     return has_template and style != "raw"
 
 
-def _context(model: str) -> int | None:
+def longest_request(model: str) -> int | None:
+    """Positions that a model has; None where it does not say."""
     config = read_config(resolve_folder(model))
     value = config.get("text_config", config).get("max_position_embeddings")
     return int(value) if value else None

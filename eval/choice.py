@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 
 LEAST_GAIN = 0.03
 """What drafting must gain, beyond the noise, to be chosen."""
-# From a median absolute deviation to a normal standard deviation, and from that of a mean to that
-# of a median.
-_TO_DEVIATION = 1.4826
-_TO_MEDIAN = 1.2533
-_ERRORS = 2.0
+STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
+"""Student's t by degrees of freedom, 1 and up, which noise exceeds one time in twenty."""
 
 Range = tuple[int, int, int]
+Ratios = Mapping[int, Sequence[float]]
 
 
 def lower_bound(ratios: Sequence[float]) -> float:
-    """The median less two of its standard errors, which come from the median absolute deviation, so
-    that one disturbed round decides nothing. Logarithms are taken, as a ratio is as far below 1
-    at a half as it is above it at 2.
+    """What the ratios' mean is at least, nineteen times in twenty, by Student's t.
+
+    Few rounds know little of their noise, and the bound allows for that: measures that look past
+    a disturbed round call three rounds quiet whenever two of them happen to agree. Logarithms are
+    taken, as a ratio is as far below 1 at a half as it is above it at 2.
 
     Raises:
         ValueError: fewer than two ratios, which know nothing of noise.
@@ -31,13 +31,12 @@ def lower_bound(ratios: Sequence[float]) -> float:
     if len(ratios) < 2:
         raise ValueError("noise needs at least two rounds")
     logarithms = [math.log(r) for r in ratios]
-    middle = statistics.median(logarithms)
-    deviation = statistics.median(abs(value - middle) for value in logarithms)
-    error = _TO_MEDIAN * _TO_DEVIATION * deviation / math.sqrt(len(ratios))
-    return math.exp(middle - _ERRORS * error)
+    error = statistics.stdev(logarithms) / math.sqrt(len(ratios))
+    quantile = STUDENT[min(len(ratios) - 1, len(STUDENT)) - 1]
+    return math.exp(statistics.fmean(logarithms) - quantile * error)
 
 
-def choose(ratios: Mapping[int, Sequence[float]], least_gain: float = LEAST_GAIN) -> int:
+def choose(ratios: Ratios, least_gain: float = LEAST_GAIN) -> int:
     """The draft length for one batch size.
 
     Args:
@@ -48,9 +47,35 @@ def choose(ratios: Mapping[int, Sequence[float]], least_gain: float = LEAST_GAIN
         The length with the best lower bound, the shorter of two that are alike; 0 where none gains
         `least_gain`.
     """
+    return _best(ratios, least_gain)[0]
+
+
+def choose_cut(
+    by_cut: Mapping[float, Mapping[int, Ratios]], least_gain: float = LEAST_GAIN
+) -> tuple[float, dict[int, int]]:
+    """The confidence cut, one for all batch sizes, and the draft length of each that goes with it.
+
+    Args:
+        by_cut: of each cut and batch size, what `choose` takes.
+
+    Returns:
+        The cut whose lower bounds, of the lengths chosen with it, have the best geometric mean over
+        the batch sizes, and the smaller of two that are alike; and the lengths by batch size.
+    """
+    found = {
+        cut: {size: _best(ratios, least_gain) for size, ratios in sizes.items()}
+        for cut, sizes in by_cut.items()
+    }
+    gains = {cut: sum(math.log(gain) for _, gain in best.values()) for cut, best in found.items()}
+    cut = max(found, key=lambda cut: (gains[cut], -cut))
+    return cut, {size: length for size, (length, _) in found[cut].items()}
+
+
+def _best(ratios: Ratios, least_gain: float) -> tuple[int, float]:
+    """The length chosen and its lower bound, which is 1 for drafting nothing."""
     bounds = {length: lower_bound(found) for length, found in ratios.items()}
     best = max(bounds, key=lambda length: (bounds[length], -length), default=0)
-    return best if best and bounds[best] >= 1 + least_gain else 0
+    return (best, bounds[best]) if best and bounds[best] >= 1 + least_gain else (0, 1.0)
 
 
 def schedule(chosen: Mapping[int, int]) -> list[Range]:

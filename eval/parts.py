@@ -15,7 +15,8 @@ from typing import Any
 
 from vllm_lmtp.eval.cells import key_of
 
-KINDS = ("heads", "acceptance", "lossless", "tune", "speed")
+KINDS = ("heads", "acceptance", "lossless", "tune", "speed", "serve", "quality")
+"""In their order on the page; the last two only where they are asked for."""
 CONFIG_FILE = "tuned.yaml"
 STAMPS_FILE = "parts.json"
 PICTURES = {kind: f"{kind}.png" for kind in KINDS}
@@ -40,6 +41,7 @@ class Size:
     least: int
     longest: int
     eager: bool
+    serve_rates: tuple[str, ...] = ()
 
 
 QUICK = Size(
@@ -76,16 +78,24 @@ FULL = Size(
     least=12,
     longest=512,
     eager=False,
+    serve_rates=("0.5", "2", "inf"),
 )
 
 
-def part_words(size: Size, common: Sequence[str], most: int, folder: Path) -> dict[str, list[str]]:
+def part_words(
+    size: Size,
+    common: Sequence[str],
+    most: int,
+    folder: Path,
+    exam: Sequence[str] = (),
+) -> dict[str, list[str]]:
     """The command of each part, after `vllm-lmtp`.
 
     Args:
         common: target, heads, set and so on, for all of them.
         most: tokens of the heads' whole draft.
         folder: of the results.
+        exam: all of `eval quality`'s arguments; none to leave it out.
     """
     output = ["--output", str(folder)]
     temperatures = ["--temperature", *size.temperatures]
@@ -98,13 +108,20 @@ def part_words(size: Size, common: Sequence[str], most: int, folder: Path) -> di
     tune += ["--max-tokens", str(size.tune_tokens), "--lengths", *map(str, lengths)]
     speed = ["--streams", *map(str, size.speed_streams), "--rounds", str(size.speed_rounds)]
     speed += ["--max-tokens", str(size.speed_tokens), "--config", str(folder / CONFIG_FILE)]
-    return {
+    words = {
         "heads": ["eval", "heads", *common, *output, *heads, *temperatures],
         "acceptance": ["eval", "acceptance", *common, *output, *heads, *temperatures],
         "lossless": ["eval", "lossless", *common, *output, *lossless],
         "tune": ["tune", *common, *output, *loads, *tune],
         "speed": ["eval", "speed", *common, *output, *loads, *speed],
     }
+    if size.serve_rates:
+        serve = ["--rates", *size.serve_rates, "--longest", str(size.longest)]
+        serve += ["--max-tokens", str(size.speed_tokens), "--config", str(folder / CONFIG_FILE)]
+        words["serve"] = ["eval", "serve", *common, *output, *serve]
+    if exam:
+        words["quality"] = ["eval", "quality", *exam, *output]
+    return words
 
 
 def spread_lengths(most: int, count: int | None) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.eval.speed_plots import draw_speed, draw_tune
+from vllm_lmtp.eval.speed_plots import draw_serve, draw_speed, draw_tune
 
 HEIGHT = 3.6
 WIDTH = 5.2
@@ -27,6 +27,8 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         "lossless": _lossless,
         "speed": draw_speed,
         "tune": draw_tune,
+        "serve": draw_serve,
+        "quality": _quality,
     }
     figure = drawings[result["kind"]](pyplot, result)
     try:
@@ -34,6 +36,23 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         figure.savefig(file, dpi=100, format="png", metadata={"Software": None})
     finally:
         pyplot.close(figure)
+
+
+def _quality(pyplot: Any, result: Mapping[str, Any]) -> Any:
+    """A bar of each way of serving for each score."""
+    found = result["scores"]
+    names = list(dict.fromkeys(name for s in found for name in s["scores"]))
+    figure, axis = pyplot.subplots(figsize=(2 * WIDTH, max(HEIGHT, 0.4 * len(names))))
+    width = 0.8 / len(found)
+    for number, s in enumerate(found):
+        places = [place + number * width for place in range(len(names))]
+        values = [s["scores"].get(name, 0.0) for name in names]
+        axis.barh(places, values, height=width, label=s["method"])
+    axis.set_yticks([place + 0.4 - width / 2 for place in range(len(names))], names, fontsize=7)
+    axis.invert_yaxis()
+    axis.set(title="Scores with and without speculation", xlabel="score")
+    axis.legend(fontsize=7)
+    return figure
 
 
 def _heads(pyplot: Any, result: Mapping[str, Any]) -> Any:

@@ -55,13 +55,15 @@ class EngineProcess:
         """
         return Run(**self._call("stream", list(prompts), streams, max_tokens))
 
-    def set_draft_length(self, length: int) -> None:
-        """Draft `length` tokens a step from now on, whatever the batch.
+    def set_drafting(self, length: int, cut: float = 0.0) -> None:
+        """Draft `length` tokens a step from now on, whatever the batch, down to those that are
+        likelier right than `cut`.
 
         Raises:
-            EngineFailedError: the engine was started without a schedule by batch size.
+            EngineFailedError: the engine was started without a schedule by batch size, or a cut is
+                wanted and it was started without one.
         """
-        self._call("set_draft_length", length)
+        self._call("set_drafting", length, cut)
 
     def close(self) -> None:
         """End the process, which stops when its pipe is gone."""
@@ -112,15 +114,23 @@ def _stream(engine: Any, prompts: list[list[int]], streams: int, max_tokens: int
     return vars(run) | {"counters": Counter(run.counters)}
 
 
-def _set_draft_length(engine: Any, length: int) -> None:
+def _set_drafting(engine: Any, length: int, cut: float) -> None:
     """The scheduler looks a batch size up in a table, which is filled anew."""
     table = engine.llm.llm_engine.engine_core.engine_core.scheduler.dynamic_sd_lookup
     table[:] = [length] * len(table)
+    engine.llm.collective_rpc(_set_cut, args=(cut,))
+
+
+def _set_cut(worker: Any, cut: float) -> None:
+    """In the worker: Model Runner V1's drafter takes another cut from its next draft on."""
+    drafter: Any = getattr(worker.model_runner, "drafter", None)
+    if cut or hasattr(drafter, "least_confidence"):
+        drafter.set_least_confidence(cut)
 
 
 ANSWERS: dict[str, Callable[..., Any]] = {
     "stream": _stream,
-    "set_draft_length": _set_draft_length,
+    "set_drafting": _set_drafting,
 }
 
 

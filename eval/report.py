@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.pages import acceptance, heads, lossless, speed, tune
+from vllm_lmtp.eval.pages import acceptance, heads, lossless, quality, serve, speed, tune
 from vllm_lmtp.training.save import write_json
 
 PAGES = {
@@ -18,6 +18,8 @@ PAGES = {
     "lossless": lossless.page,
     "speed": speed.page,
     "tune": tune.page,
+    "serve": serve.page,
+    "quality": quality.page,
 }
 
 

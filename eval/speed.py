@@ -1,19 +1,21 @@
 """Speed of several methods on the same prompts, side by side.
 
 Every engine has a process of its own, is started outside the clock, and answers some prompts first.
-Within a round all methods take a load one after another, each round beginning with another method,
-so that whatever else the machine does falls on all of them.
+Within a round all methods take a load one after another, and the order changes with every round, so
+that whatever else the machine does falls on all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
+from vllm_lmtp.eval.contexts import Context, prompts
 from vllm_lmtp.eval.methods import PLAIN, Method, stamp_of
 from vllm_lmtp.eval.process import EngineFailedError, EngineProcess, Job
 from vllm_lmtp.eval.rates import summarise
@@ -22,13 +24,15 @@ from vllm_lmtp.tools.tokenizer import has_tokenizer
 WARM_UP_TOKENS = 8
 # Of a device's memory; the engines of a comparison share it.
 SHARED_MEMORY = 0.9
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Plan:
     """streams: loads to measure. rounds: of each. least: requests of a load at the least.
     per_stream: requests for each stream. eager: not compiled. alive: engines at once, at most;
-    None for all. threads: of the CPU, for each engine."""
+    None for all. threads: of the CPU, for each engine. contexts: tokens of the prompts, each with
+    every load."""
 
     streams: tuple[int, ...]
     rounds: int
@@ -37,6 +41,11 @@ class Plan:
     eager: bool
     alive: int | None
     threads: int
+    contexts: tuple[Context, ...] = (None,)
+
+    def loads(self) -> list[tuple[int, Context]]:
+        """Every number of streams with every context."""
+        return list(product(self.streams, self.contexts))
 
     def requests(self, streams: int) -> int:
         """How many requests a load has."""
@@ -71,26 +80,28 @@ def measure(
     left_out = {m.name: m.why_not for m in methods if m.why_not is not None}
     alive = plan.alive or len(wanted)
     engines = Engines(settings, questions, plan, alive, progress)
-    found: dict[tuple[str, int], list[Cell]] = {}
-    total = plan.rounds * len(plan.streams) * len(wanted)
+    found: dict[tuple[str, int, Context], list[Cell]] = {}
+    total = plan.rounds * len(plan.loads()) * len(wanted)
     done = 0
     try:
         for number in range(plan.rounds):
-            for streams in plan.streams:
-                for method in _turned(wanted, number):
+            for streams, context in plan.loads():
+                for method in turned(wanted, number):
                     done += 1
                     if method.name in left_out:
                         continue
-                    key = key_of(
-                        common | {"method": method.stamp(), "streams": streams, "round": number}
-                    )
-                    cell = store.get(key)
+                    facts = {"method": method.stamp(), "streams": streams, "round": number}
                     where = f"[{done}/{total}] round {number + 1}, {streams} stream(s)"
+                    if context is not None:
+                        facts["context"] = context
+                        where += f" of {context} tokens"
+                    key = key_of(common | facts)
+                    cell = store.get(key)
                     try:
                         if cell is None:
                             engine = engines.get(method)
-                            prompts = first_prompts(questions, plan.requests(streams))
-                            cell = cell_of(engine.stream(prompts, streams, settings.max_tokens))
+                            asked = prompts(questions, plan.requests(streams), context)
+                            cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
                             store.put(key, cell)
                             progress(
                                 f"{where}, {method.name}: {cell.tokens / cell.seconds:.1f} tokens/s"
@@ -103,19 +114,25 @@ def measure(
                             raise
                         left_out[method.name] = str(error)
                         continue
-                    found.setdefault((method.name, streams), []).append(cell)
+                    found.setdefault((method.name, streams, context), []).append(cell)
     finally:
         engines.close()
     measured = [m for m in wanted if m.name not in left_out]
     loads = []
-    for streams in plan.streams:
-        plain = found[PLAIN, streams]
+    for streams, context in plan.loads():
+        plain = found[PLAIN, streams, context]
         for method in measured:
-            cells = found[method.name, streams]
+            cells = found[method.name, streams, context]
             rates = summarise(cells, None if method.name == PLAIN else plain)
-            loads.append({"method": method.name, "streams": streams} | rates)
+            load = {"method": method.name, "streams": streams, "context": context}
+            loads.append(load | rates)
     return {
-        "plan": {"streams": list(plan.streams), "rounds": plan.rounds} | plan.facts(),
+        "plan": {
+            "streams": list(plan.streams),
+            "contexts": list(plan.contexts),
+            "rounds": plan.rounds,
+            **plan.facts(),
+        },
         "methods": [m.facts() for m in measured],
         "not_measured": [{"name": name, "why": why} for name, why in left_out.items()],
         "speed": loads,
@@ -183,7 +200,7 @@ class Engines:
                 )
             )
             for streams in self.plan.streams:
-                engine.stream(first_prompts(self.questions, streams), streams, WARM_UP_TOKENS)
+                engine.stream(prompts(self.questions, streams), streams, WARM_UP_TOKENS)
         self._started[method.name] = engine  # the last of the dict is the one used last
         return engine
 
@@ -194,12 +211,9 @@ class Engines:
         self._started.clear()
 
 
-def first_prompts(questions: Questions, count: int) -> list[list[int]]:
-    """The first `count` prompts, from the front again where there are fewer."""
-    asked = questions.asked
-    return [asked[i % len(asked)].tokens for i in range(count)]
-
-
-def _turned(methods: Sequence[Method], number: int) -> list[Method]:
-    start = number % len(methods)
-    return [*methods[start:], *methods[:start]]
+def turned(items: Sequence[Item], number: int) -> list[Item]:
+    """The order of a round. Two rounds in a row are each other's reverse, so that a machine that
+    grows slower meanwhile does so for all alike; each such pair begins elsewhere."""
+    start = number // 2 % len(items)
+    order = [*items[start:], *items[:start]]
+    return order[::-1] if number % 2 else order

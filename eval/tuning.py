@@ -1,29 +1,50 @@
 """Finds, on this machine and for this model, the draft length that each batch size should have.
 
-One engine measures all lengths, so that they differ in nothing else: what it looks a batch size up
-in is filled with one length after another. What a length must beat is the faster, in each round, of
-the same engine drafting nothing and of a plain one: two baselines are seldom disturbed at once.
+One engine measures all lengths, and all confidence cuts with them, so that they differ in nothing
+else: what it looks a batch size up in is filled with one length after another. What a length must
+beat is the faster, in each round, of the same engine drafting nothing and of a plain one: two
+baselines are seldom disturbed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
-from vllm_lmtp.eval.choice import choose, schedule
+from vllm_lmtp.eval.choice import choose_cut, schedule
+from vllm_lmtp.eval.contexts import prompts
 from vllm_lmtp.eval.methods import PLAIN, Method
 from vllm_lmtp.eval.process import EngineFailedError
 from vllm_lmtp.eval.rates import summarise
-from vllm_lmtp.eval.speed import Engines, Plan, common_facts, first_prompts
+from vllm_lmtp.eval.speed import Engines, Plan, common_facts, turned
 from vllm_lmtp.eval.variants import Variant
 
-PLAIN_ENGINE = -1
-"""Stands for plain decoding where a draft length would."""
-Cells = Mapping[tuple[int, int], Sequence[Cell]]
+
+@dataclass(frozen=True)
+class Setting:
+    """length: tokens of a draft, None for plain decoding. cut: least confidence, 0 for none."""
+
+    length: int | None
+    cut: float = 0.0
+
+    def __str__(self) -> str:
+        if self.length is None:
+            return PLAIN
+        return f"{self.length} draft token(s)" + (f" cut at {self.cut:g}" if self.cut else "")
+
+    def facts(self) -> dict[str, Any]:
+        """What a cell depends on, in the words of the time before there were cuts."""
+        length = -1 if self.length is None else self.length
+        return {"length": length} | ({"cut": self.cut} if self.cut else {})
+
+
+PLAIN_ENGINE, NO_DRAFTS = Setting(None), Setting(0)
+Cells = Mapping[tuple[int, Setting], Sequence[Cell]]
 
 
 def measure(
@@ -35,11 +56,13 @@ def measure(
     least_gain: float,
     cells_file: Path | None,
     progress: Progress,
+    cuts: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Measure, as far as `cells_file` does not know, and decide.
 
     Args:
         lengths: above 0; 0 and plain decoding are always measured.
+        cuts: least confidences above 0, each with every length; none is always measured.
 
     Raises:
         LMTPError: a length is more than the heads give, or the engine cannot be run.
@@ -53,8 +76,10 @@ def measure(
             expected=f"1 to {most}, what these heads give",
             remedy="leave it out",
         )
-    swept = (0, *sorted(set(lengths)))
-    method = Method("lmtp", _every_length(variant, swept))
+    lengths, cuts = sorted(set(lengths)), (0.0, *sorted(set(cuts)))
+    swept = [PLAIN_ENGINE, NO_DRAFTS]
+    swept += [Setting(length, cut) for cut in cuts for length in lengths]
+    method = Method("lmtp", _every_setting(variant, (0, *lengths), cuts))
     engines = Engines(settings, questions, plan, 2, progress)
     try:
         cells = _sweep(
@@ -63,7 +88,7 @@ def measure(
             questions,
             settings,
             plan,
-            (PLAIN_ENGINE, *swept),
+            swept,
             cells_file,
             progress,
         )
@@ -77,62 +102,78 @@ def measure(
         ) from error
     finally:
         engines.close()
-    return decide(cells, plan.streams, swept[1:], least_gain) | {
+    return decide(cells, plan.streams, lengths, least_gain, cuts) | {
         "plan": {"streams": list(plan.streams), "rounds": plan.rounds} | plan.facts(),
         "heads": variant.facts(),
     }
 
 
 def decide(
-    cells: Cells, streams: Sequence[int], lengths: Sequence[int], least_gain: float
+    cells: Cells,
+    streams: Sequence[int],
+    lengths: Sequence[int],
+    least_gain: float,
+    cuts: Sequence[float] = (0.0,),
 ) -> dict[str, Any]:
-    """Speeds by batch size and length, the lengths chosen, and vLLM's schedule of them.
+    """Speeds by batch size, length and cut, what is chosen, and vLLM's schedule of the lengths.
 
     Args:
-        cells: of each round, by batch size and length, length 0 and PLAIN_ENGINE among them.
+        cells: of each round, by batch size and setting, PLAIN_ENGINE and NO_DRAFTS among them.
+        cuts: in order, 0 first.
     """
-    loads, plain, chosen = [], [], {}
+    loads, plain = [], []
+    ratios: dict[float, dict[int, dict[int, list[float]]]] = {cut: {} for cut in cuts}
     for size in streams:
         baseline = [
             max(pair, key=lambda cell: cell.tokens / cell.seconds)
-            for pair in zip(cells[size, PLAIN_ENGINE], cells[size, 0], strict=True)
+            for pair in zip(cells[size, PLAIN_ENGINE], cells[size, NO_DRAFTS], strict=True)
         ]
         plain.append({"streams": size} | summarise(cells[size, PLAIN_ENGINE], None))
-        ratios = {}
-        for length in (0, *lengths):
-            rates = summarise(cells[size, length], baseline)
-            loads.append({"streams": size, "length": length} | rates)
-            if length:
-                ratios[length] = rates["speed_up"]["rounds"]
-        chosen[size] = choose(ratios, least_gain)
+        rates = summarise(cells[size, NO_DRAFTS], baseline)
+        loads.append({"streams": size, "length": 0, "cut": 0.0} | rates)
+        for cut in cuts:
+            ratios[cut][size] = {}
+            for length in lengths:
+                rates = summarise(cells[size, Setting(length, cut)], baseline)
+                loads.append({"streams": size, "length": length, "cut": cut} | rates)
+                ratios[cut][size][length] = rates["speed_up"]["rounds"]
+    cut, chosen = choose_cut(ratios, least_gain)
     return {
         "lengths": [0, *lengths],
+        "cuts": list(cuts),
         "least_gain": least_gain,
         "plain": plain,
         "loads": loads,
+        "cut": cut,
         "chosen": [{"streams": size, "length": length} for size, length in chosen.items()],
         "schedule": [list(piece) for piece in schedule(chosen)],
     }
 
 
-def tuned(variant: Variant, ranges: Sequence[Sequence[int]]) -> dict[str, Any] | None:
-    """The speculative config of a schedule; None where it never drafts."""
+def tuned(
+    variant: Variant, ranges: Sequence[Sequence[int]], cut: float = 0.0
+) -> dict[str, Any] | None:
+    """The speculative config of a schedule and a cut; None where it never drafts."""
     most = max(length for _, _, length in ranges)
     if not most:
         return None
-    return variant.speculative_config | {
-        "num_speculative_tokens": most,
-        "num_speculative_tokens_per_batch_size": [list(piece) for piece in ranges],
-    }
+    return (
+        variant.speculative_config
+        | {
+            "num_speculative_tokens": most,
+            "num_speculative_tokens_per_batch_size": [list(piece) for piece in ranges],
+        }
+        | ({"lmtp_min_confidence": cut} if cut else {})
+    )
 
 
-def _every_length(variant: Variant, lengths: Sequence[int]) -> dict[str, Any]:
-    """A schedule that names all lengths, as vLLM captures graphs for those that it finds there."""
+def _every_setting(
+    variant: Variant, lengths: Sequence[int], cuts: Sequence[float]
+) -> dict[str, Any]:
+    """A schedule that names all lengths, as vLLM captures graphs for those that it finds there, and
+    a cut where there is to be one, so that confidence is known."""
     ranges = [[size, size, length] for size, length in enumerate(lengths, 1)]
-    return variant.speculative_config | {
-        "num_speculative_tokens": max(lengths),
-        "num_speculative_tokens_per_batch_size": ranges,
-    }
+    return tuned(variant, ranges, max(cuts)) or variant.speculative_config
 
 
 def _sweep(
@@ -141,36 +182,34 @@ def _sweep(
     questions: Questions,
     settings: Settings,
     plan: Plan,
-    lengths: Sequence[int],
+    swept: Sequence[Setting],
     cells_file: Path | None,
     progress: Progress,
 ) -> Cells:
     store = CellStore(cells_file)
     common = common_facts(questions, settings, plan)
     plain = Method(PLAIN)
-    found: dict[tuple[int, int], list[Cell]] = {}
-    total = plan.rounds * len(plan.streams) * len(lengths)
+    found: dict[tuple[int, Setting], list[Cell]] = {}
+    total = plan.rounds * len(plan.streams) * len(swept)
     done = 0
     for number in range(plan.rounds):
-        turned = [*lengths[number % len(lengths) :], *lengths[: number % len(lengths)]]
         for streams in plan.streams:
-            for length in turned:
+            for setting in turned(swept, number):
                 done += 1
-                used = plain if length == PLAIN_ENGINE else method
+                used = plain if setting == PLAIN_ENGINE else method
                 facts = {"method": used.stamp(), "streams": streams, "round": number}
-                key = key_of(common | facts | {"length": length})
+                key = key_of(common | facts | setting.facts())
                 said = "measured before"
                 if (cell := store.get(key)) is None:
                     engine = engines.get(used)
-                    if used is method:
-                        engine.set_draft_length(length)
-                    prompts = first_prompts(questions, plan.requests(streams))
-                    cell = cell_of(engine.stream(prompts, streams, settings.max_tokens))
+                    if setting.length is not None:
+                        engine.set_drafting(setting.length, setting.cut)
+                    asked = prompts(questions, plan.requests(streams))
+                    cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
                     store.put(key, cell)
                     said = f"{cell.tokens / cell.seconds:.1f} tokens/s"
-                what = PLAIN if length == PLAIN_ENGINE else f"{length} draft token(s)"
                 progress(
-                    f"[{done}/{total}] round {number + 1}, {streams} stream(s), {what}: {said}"
+                    f"[{done}/{total}] round {number + 1}, {streams} stream(s), {setting}: {said}"
                 )
-                found.setdefault((streams, length), []).append(cell)
+                found.setdefault((streams, setting), []).append(cell)
     return found

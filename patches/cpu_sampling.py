@@ -19,30 +19,13 @@ def _expand(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
     output.copy_(replaced.repeat_interleave(counts))
 
 
-def _constrain(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.proposer import LMTPProposer
-
-    logits = args[0]
-    if LMTPProposer.in_use and not len(logits):
-        return logits
-    return wrapped(*args, **kwargs)
-
-
 PATCH = Patch(
     name="cpu_sampling",
     why="With drafts and temperature > 0, vLLM's CPU backend spreads each request's temperature, "
     "top-k and top-p over its draft rows into an int64 copy that is then thrown away, so logits "
-    "are divided by uninitialised memory: the output is wrong with every speculative method. And "
-    "top-k in a step without any draft, such as the first, takes the maximum of nothing and stops "
-    "the engine.",
-    bindings=(
-        Binding("vllm.utils.cpu_triton_utils", "_expand_kernel_impl", around(_expand)),
-        Binding(
-            "vllm.v1.sample.rejection_sampler", "apply_sampling_constraints", around(_constrain)
-        ),
-    ),
-    written_against="vllm/utils/cpu_triton_utils.py, _expand_kernel_impl; "
-    "vllm/v1/sample/ops/topk_topp_sampler.py, apply_top_k_only (0.32.0, 0.33.0)",
+    "are divided by uninitialised memory: the output is wrong with every speculative method.",
+    bindings=(Binding("vllm.utils.cpu_triton_utils", "_expand_kernel_impl", around(_expand)),),
+    written_against="vllm/utils/cpu_triton_utils.py, _expand_kernel_impl (0.32.0, 0.33.0)",
     upstream="not reported yet; seen on 0.32.0 with ngram as well",
-    remove_when="_expand_kernel_impl writes its result back, and top-k takes empty logits",
+    remove_when="_expand_kernel_impl writes its result back",
 )

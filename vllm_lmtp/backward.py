@@ -4,8 +4,8 @@ This is all of L-MTP that runs per step, shared by both of vLLM's runners: the h
 rows at lags k-1..0, each head reads its k rows in one product, and head after head yields k
 adjacent tokens, so the draft is contiguous from offset 2 on (arXiv 2505.17505, section 3). With a
 scorer each place is filled in the light of the one before it, which costs a step a place but no
-further pass through a head; so it is where the tokens are drawn, or their confidence is wanted
-(choice.py). Knows nothing of vLLM; the heads may be any object with these methods.
+further pass through a head; so it is where the tokens are drawn (choice.py). Knows nothing of vLLM;
+the heads may be any object with these methods.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from vllm_lmtp.choice import Choose
+from vllm_lmtp.choice import Choose, ConfidentBest
 from vllm_lmtp.history import History
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.scorer import Scorer
@@ -74,7 +74,7 @@ class BackwardDecoder:
         Args:
             hidden, first, kept, start, slots: as in `History.advance`.
             num_drafts: tokens wanted, 0..n*k. Heads beyond the last one needed are not computed;
-                with 0 only the history advances, so that drafting can resume at any step.
+                with 0 only the history takes note, so that drafting can resume at any step.
             sampled: [R] int64, the token that the target has just sampled for each request, which
                 a scorer needs; any id where there is none, as in the middle of a prompt.
             choose: picks the token of each place; None for the best.
@@ -82,17 +82,27 @@ class BackwardDecoder:
         Returns:
             [R, num_drafts] int64, offsets 2..num_drafts+1 in order.
         """
-        rows = self.history.advance(hidden, first, kept, start, slots)
         num_heads = self.schedule.heads_needed(num_drafts)
-        num_reqs, stride, size = rows.states.shape
         if num_heads == 0:
-            return torch.empty(num_reqs, 0, dtype=torch.int64, device=hidden.device)
-        if self.scorer is not None or choose is not None:
-            return self.fill(rows.states, sampled, num_drafts, choose)
-        top = self.heads.top_tokens(rows.states.reshape(-1, size), num_heads)
-        # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
-        ordered = top.view(num_reqs, stride, num_heads).transpose(1, 2)
-        return ordered.reshape(num_reqs, -1)[:, :num_drafts]
+            self.history.defer(hidden, first, kept, start, slots)
+            return torch.empty(len(first), 0, dtype=torch.int64, device=hidden.device)
+        rows = self.history.advance(hidden, first, kept, start, slots)
+        num_reqs, stride, size = rows.states.shape
+        flat = rows.states.reshape(-1, size)
+
+        def ordered(of_rows: torch.Tensor) -> torch.Tensor:
+            # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
+            by_head = of_rows.view(num_reqs, stride, num_heads).transpose(1, 2)
+            return by_head.reshape(num_reqs, -1)[:, :num_drafts]
+
+        if self.scorer is None and choose is None:
+            return ordered(self.heads.top_tokens(flat, num_heads))
+        if self.scorer is None and isinstance(choose, ConfidentBest):
+            top, likely = choose.heads.top_with_log_probability(flat, num_heads)
+            for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
+                choose.meter.note(place, log_probability)
+            return ordered(top)
+        return self.fill(rows.states, sampled, num_drafts, choose)
 
     def fill(
         self,

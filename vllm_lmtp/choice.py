@@ -25,6 +25,12 @@ Draw = Callable[[torch.Tensor, int], torch.Tensor]
 class Heads(Protocol):
     """What a choice asks of the heads."""
 
+    def top_with_log_probability(
+        self, rows: torch.Tensor, num_heads: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, H] rows -> of each head the best token and its log-probability, [N, num_heads]."""
+        ...
+
     def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[R, S] -> the best token over all ranks [R] int64, and its log-probability [R]."""
         ...

@@ -10,7 +10,6 @@ where vLLM uses no graphs (CPUs, --enforce-eager).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from vllm.config import VllmConfig
@@ -18,6 +17,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.choice import Choose
 from vllm_lmtp.draft_inputs import DraftInputs
 
 
@@ -31,6 +31,8 @@ class DraftGraphs(CudaGraphManager):
         cudagraph_mode: of the target. Any that uses graphs lets the draft have its own.
         decoder: what is recorded.
         max_drafts: drafts of a step unless vLLM asks for fewer.
+        choose: picks the token of each place, by tensors that never move and have a row for every
+            padded request; None for the best.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class DraftGraphs(CudaGraphManager):
         cudagraph_mode: CUDAGraphMode,
         decoder: BackwardDecoder,
         max_drafts: int,
+        choose: Choose | None = None,
     ) -> None:
         mode = CUDAGraphMode.FULL_DECODE_ONLY if cudagraph_mode else CUDAGraphMode.NONE
         super().__init__(vllm_config, device, mode, decode_query_len=max_drafts + 1)
-        self.decoder = decoder
+        self.decoder, self.choose = decoder, choose
         self.outputs: dict[BatchExecutionDescriptor, torch.Tensor] = {}
         history = decoder.history
         descs = self._capture_descs.get(CUDAGraphMode.FULL, [])
@@ -77,7 +80,10 @@ class DraftGraphs(CudaGraphManager):
 
         def run(mode: CUDAGraphMode) -> None:
             self.outputs[desc] = self.decoder.draft(
-                *self.inputs.views(num_reqs), tokens - 1, self.inputs.sampled[:num_reqs]
+                *self.inputs.views(num_reqs),
+                tokens - 1,
+                self.inputs.sampled[:num_reqs],
+                self.choose,
             )
 
         return run
@@ -91,23 +97,20 @@ class DraftGraphs(CudaGraphManager):
         slots: torch.Tensor,
         num_drafts: int,
         sampled: torch.Tensor | None = None,
-        **options: Any,
     ) -> torch.Tensor:
         """As `BackwardDecoder.draft`, by a graph where there is one.
-
-        Whatever a graph does not know of (`options`) runs eagerly.
 
         Returns:
             [R, num_drafts] int64, overwritten by the next call.
         """
         count = len(first)
-        unknown = any(value is not None for value in options.values())
-        desc = None if unknown else self._graph_for(count, num_drafts)
+        desc = self._graph_for(count, num_drafts)
         if desc is None:
             return self.decoder.draft(
-                hidden, first, kept, start, slots, num_drafts, sampled, **options
+                hidden, first, kept, start, slots, num_drafts, sampled, self.choose
             )
         assert desc.num_reqs is not None
+        self.decoder.history.catch_up()
         self.inputs.fill(hidden, first, kept, start, slots, sampled, desc.num_reqs)
         self.run_fullgraph(desc)
         return self.outputs[desc][:count]

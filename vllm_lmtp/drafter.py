@@ -18,7 +18,7 @@ from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.head_dtype import FP8, chosen_dtype
 from vllm_lmtp.heads import LeapHeads, has_kernels
-from vllm_lmtp.history import History
+from vllm_lmtp.lazy_history import LazyHistory
 from vllm_lmtp.node import named, node_name
 from vllm_lmtp.read import draft_vocabulary
 from vllm_lmtp.scorer_weights import build_scorer
@@ -105,7 +105,7 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         places = speculative_config.num_speculative_tokens or schedule.max_drafts
         confidence = Confidence(lines, places).to(device)
         heads.add_module("confidence", confidence)
-    history = History(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
+    history = LazyHistory(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
     logger.info(
         "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads in %s on "

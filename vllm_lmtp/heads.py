@@ -126,26 +126,53 @@ class LeapHeads(nn.Module):
         best = self._best_of_ranks(value.unsqueeze(1), index.unsqueeze(1)).squeeze(1)
         return best if self.target_ids is None else self.target_ids[best]
 
+    def top_with_log_probability(
+        self, rows: torch.Tensor, num_heads: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `top_tokens`, and how likely each token is under the softmax of its head's logits.
+
+        Returns:
+            [N, num_heads] int64 ids of the target, and [N, num_heads] float32 log-probabilities,
+            alike on every rank.
+        """
+        local = [self._mass_of_shard(rows, head) for head in range(num_heads)]
+        values, ids, masses = (torch.stack(part, dim=-1) for part in zip(*local, strict=True))
+        return self._likeliest_of_ranks(values, ids, masses)
+
     def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `best_tokens`, and how likely that token is under the softmax of all scores.
-
-        The log-sum-exp of every shard is a third column of the one exchange.
 
         Returns:
             [N] int64 ids of the target, and [N] float32 log-probabilities, alike on every rank.
         """
-        value, index = self._local_top(scores)
-        mass = scores.logsumexp(dim=-1)
+        local = (*self._local_top(scores), scores.logsumexp(dim=-1))
+        ids, found = self._likeliest_of_ranks(*(part.unsqueeze(1) for part in local))
+        return ids.squeeze(1), found.squeeze(1)
+
+    def _likeliest_of_ranks(
+        self, values: torch.Tensor, ids: torch.Tensor, masses: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best of all ranks, and its log-probability.
+
+        The log-sum-exp of every shard is a third column of the one exchange.
+
+        Args:
+            values, ids: [N, C], as in `_best_of_ranks`. masses: [N, C] float32, log-sum-exp of this
+                rank's shard.
+
+        Returns:
+            [N, C] int64 ids of the target, [N, C] float32.
+        """
         tp_size = self.output(0).tp_size
         if tp_size > 1:
-            columns = torch.stack([value, index.float(), mass], dim=-1)
-            gathered = tensor_model_parallel_all_gather(columns, dim=-1)
-            values, ids, masses = gathered.view(len(value), tp_size, 3).unbind(-1)
-            best = values.argmax(dim=1, keepdim=True)
-            value = values.gather(1, best).squeeze(1)
-            index = ids.gather(1, best).squeeze(1).to(torch.int64)
-            mass = masses.logsumexp(dim=1)
-        return index if self.target_ids is None else self.target_ids[index], value - mass
+            triples = torch.stack([values.float(), ids.float(), masses], dim=-1)
+            gathered = tensor_model_parallel_all_gather(triples.flatten(1), dim=-1)
+            by_rank = gathered.view(len(values), tp_size, -1, 3)
+            best = by_rank[..., 0].argmax(dim=1, keepdim=True)
+            values = by_rank[..., 0].gather(1, best).squeeze(1)
+            ids = by_rank[..., 1].gather(1, best).squeeze(1).to(torch.int64)
+            masses = by_rank[..., 2].logsumexp(dim=1)
+        return ids if self.target_ids is None else self.target_ids[ids], values - masses
 
     def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of all ranks in the order of the target's tokens.
@@ -210,14 +237,30 @@ class LeapHeads(nn.Module):
         """Best value [N] of a head and its id [N], on this rank's shard of the vocabulary."""
         if not self.kernels:
             return self._local_top(self.logits(rows, head))
+        value, index, _ = self._by_kernel(rows, head)
+        return value, index
+
+    def _mass_of_shard(
+        self, rows: torch.Tensor, head: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `_top_of_shard`, and the log-sum-exp [N] float32 of the shard."""
+        if self.kernels:
+            return self._by_kernel(rows, head)
+        logits = self.logits(rows, head).float()
+        return (*self._local_top(logits), logits.logsumexp(dim=-1))
+
+    def _by_kernel(
+        self, rows: torch.Tensor, head: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `_mass_of_shard`, without writing logits."""
         from vllm_lmtp.kernels.product import top_of_rows
 
         output = self.output(head)
         shard = output.shard_indices
         scales = self.scales[head] if self.scales else None
         x = self._read(rows, head)
-        value, index, _ = top_of_rows(x, output.weight, scales, shard.num_org_elements)
-        return value, index + shard.org_vocab_start_index
+        value, index, mass = top_of_rows(x, output.weight, scales, shard.num_org_elements)
+        return value, index + shard.org_vocab_start_index, mass
 
     def _local_top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""

@@ -80,6 +80,20 @@ class History(nn.Module):
         """Forget what `slot` holds; call it whenever the slot is given to a request."""
         self.tail_len[slot] = 0
 
+    def defer(
+        self,
+        hidden: torch.Tensor,
+        first: torch.Tensor,
+        kept: torch.Tensor,
+        start: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """As `advance`, for a step that drafts nothing and so reads no rows."""
+        self.advance(hidden, first, kept, start, slots)
+
+    def catch_up(self) -> None:
+        """Do at once whatever `defer` left undone."""
+
     def advance(
         self,
         hidden: torch.Tensor,

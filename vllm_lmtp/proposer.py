@@ -91,6 +91,16 @@ class LMTPProposer:
         self.least_confidence = config.lmtp_min_confidence
         self.draws = config.draft_sample_method == "probabilistic"
 
+    def set_least_confidence(self, least: float) -> None:
+        """Cut drafts there from now on; 0 keeps all of them.
+
+        Raises:
+            ValueError: the drafter was built without a cut, so it knows no confidence.
+        """
+        if least and self.drafter.confidence is None:
+            raise ValueError("lmtp_min_confidence was 0 when the engine started")
+        self.least_confidence = least
+
     def propose(
         self,
         scheduler_output: Any,
@@ -127,7 +137,7 @@ class LMTPProposer:
             scheduler_output.num_spec_tokens_to_schedule,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
-            choose=self.drafter.choice(self.confidence, drawing),
+            choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),
         )
         if drawing is not None:
             # Read in the next step by the rejection sampler, request by request.

@@ -10,14 +10,14 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.input_batch import InputBatch
-from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
 from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.choice import Draw
+from vllm_lmtp.choice import Choose
 from vllm_lmtp.confidence import worth_verifying
 from vllm_lmtp.draft_graph import DraftGraphs
 from vllm_lmtp.drafter import Drafter, build_drafter
+from vllm_lmtp.seeded import SeededDraw
 
 
 class LMTPSpeculator(DraftModelSpeculator):
@@ -29,6 +29,8 @@ class LMTPSpeculator(DraftModelSpeculator):
 
     drafter: Drafter
     decoder: BackwardDecoder
+    choose: Choose | None
+    """How a draft's places are filled, the same at every step."""
     graphs: DraftGraphs | None = None
     """While vLLM profiles memory there are none, or some that it throws away."""
 
@@ -37,7 +39,7 @@ class LMTPSpeculator(DraftModelSpeculator):
         self.attn_groups: list[Any] = []
         # vLLM would estimate the confidence from the logits of the draft, for drafters without one.
         self.use_acceptance_estimator = False
-        self.places = torch.arange(self.num_speculative_steps, device=device)
+        self.newest = torch.zeros_like(self.idx_mapping)
         for states in req_states:
             self._reset_reused_slots(states)
 
@@ -59,7 +61,23 @@ class LMTPSpeculator(DraftModelSpeculator):
         """Load the heads; they have no attention layers."""
         self.drafter = build_drafter(self.vllm_config, self.max_num_reqs, self.device)
         self.decoder = self.drafter.decoder
+        self.choose = self._chooser()
         return self.drafter.heads
+
+    def _chooser(self) -> Choose | None:
+        """Takes tensors rather than this object, lest a cycle keep the heads from being freed."""
+        draw = None
+        if self.draft_logits is not None:
+            draw = SeededDraw(
+                self.idx_mapping,
+                self.newest,
+                self.temperature,
+                self.seeds,
+                self.draft_logits,
+                torch.arange(self.num_speculative_steps, device=self.device),
+                self.use_fp64_gumbel,
+            )
+        return self.drafter.choice(self.draft_token_confidence_probs, draw)
 
     def set_attn(self, *args: Any, **kwargs: Any) -> None:
         """Heads have no attention, so there is nothing to set."""
@@ -67,12 +85,18 @@ class LMTPSpeculator(DraftModelSpeculator):
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Decide which batch sizes get a graph of the whole draft."""
         self.graphs = DraftGraphs(
-            self.vllm_config, self.device, cudagraph_mode, self.decoder, self.num_speculative_steps
+            self.vllm_config,
+            self.device,
+            cudagraph_mode,
+            self.decoder,
+            self.num_speculative_steps,
+            self.choose,
         )
 
     def capture(self) -> None:
         """Record the graphs; vLLM calls this after recording the target's."""
         assert self.graphs is not None
+        self.idx_mapping.fill_(-1)  # what is drawn meanwhile is no request's
         self.graphs.capture_drafts()
 
     def propose(
@@ -117,14 +141,10 @@ class LMTPSpeculator(DraftModelSpeculator):
             self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         )
         kept = bounds[1:] - first - num_rejected[:num_reqs]
-        draw = None
         if self.draft_logits is not None:
-            # Slots of -1 draw nothing that counts and leave the cache alone.
-            requests = torch.full_like(first, -1) if dummy_run else slots
-            newest = input_batch.positions[first + kept - 1].long() + 1
-            draw = self._draw(requests, newest, temperature, seeds)
-        decoder = self.decoder if self.graphs is None else self.graphs
-        self.draft_tokens[:num_reqs, :wanted] = decoder.draft(
+            self._copy_request_inputs(num_reqs, slots, temperature, seeds, dummy_run)
+            self.newest[:num_reqs] = input_batch.positions[first + kept - 1] + 1
+        step = (
             last_hidden_states,
             first,
             kept,
@@ -132,43 +152,14 @@ class LMTPSpeculator(DraftModelSpeculator):
             slots,
             wanted,
             last_sampled[input_batch.idx_mapping[:num_reqs].long()].view(num_reqs),
-            choose=self.drafter.choice(self.draft_token_confidence_probs, draw),
+        )
+        self.draft_tokens[:num_reqs, :wanted] = (
+            self.decoder.draft(*step, self.choose)
+            if self.graphs is None
+            else self.graphs.draft(*step)
         )
         if least := self.speculative_config.lmtp_min_confidence:
             # What is certain to be refused is never worth verifying.
             confidence = self.draft_token_confidence_probs[:num_reqs, :wanted]
             confidence *= worth_verifying(confidence, least)
         return self.draft_tokens[:num_reqs]
-
-    def _draw(
-        self,
-        slots: torch.Tensor,
-        newest: torch.Tensor,
-        temperature: torch.Tensor,
-        seeds: torch.Tensor,
-    ) -> Draw:
-        """vLLM's own draw, which keeps what it drew from for the rejection sampler.
-
-        Args:
-            slots: [R] int64. newest: [R] int64, the position of the newest token, which is what
-                the draw of the token after it is keyed by.
-        """
-        assert self.draft_logits is not None
-        cache = self.draft_logits
-
-        def draw(scores: torch.Tensor, place: int) -> torch.Tensor:
-            sampled: torch.Tensor = gumbel_sample(
-                scores.to(cache.dtype).contiguous(),
-                slots,
-                temperature,
-                seeds,
-                newest + place,
-                apply_temperature=True,
-                is_drafting=True,
-                logits_cache=cache,
-                logits_cache_col=self.places[place],
-                use_fp64=self.use_fp64_gumbel,
-            )
-            return sampled
-
-        return draw

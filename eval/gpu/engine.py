@@ -5,27 +5,28 @@
 
 `--dummy` makes up the weights of a target and of its heads and lets vLLM accept drafts at given
 mean lengths (its synthetic acceptance): time per step and throughput, free of how good heads are.
-`--checkpoint` serves a stage-1 folder as it is: its acceptance, and whether its tokens equal plain
-decoding's (in bfloat16 near ties may differ; ask for `--dtype float32` to compare). Every engine
-runs in a process of its own, one after another.
+`--checkpoint` serves a target and its heads as they are: their acceptance, and whether the tokens
+equal plain decoding's (in bfloat16 near ties may differ; ask for `--dtype float32` to compare).
+Every engine runs in a process of its own, one after another; `logs/` keeps what each printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.cli.subject import subject_of
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import TARGETS, save_heads, save_target
+from vllm_lmtp.eval.gpu.jobs import MARK, run_job
 from vllm_lmtp.eval.gpu.output import save
+from vllm_lmtp.metrics import DRAFT_SECONDS
 
-MARK = "<<measured>>"
 PROMPT_TOKENS = 64
 PROMPTS = (
     "Write a short story about a lighthouse keeper who finds a map.",
@@ -40,7 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vllm_lmtp.eval.gpu.engine", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dummy", choices=list(TARGETS), help="sizes of a target without weights")
-    what.add_argument("--checkpoint", help="stage-1 folder or Hugging Face id")
+    what.add_argument("--checkpoint", help="folder or Hugging Face id of a target, or smollm2")
+    parser.add_argument("--heads", help="of --checkpoint; its own when left out")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -54,6 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         default=[1, 2, 3, 4, 5, 6, 7],
         help="mean tokens a step, with --dummy",
+    )
+    parser.add_argument(
+        "--real-acceptance",
+        action="store_true",
+        help="let the target judge the drafts of --dummy, nearly all of which it refuses: all that "
+        "vLLM can do without a GPU",
     )
     parser.add_argument("--head-dtypes", nargs="+", default=["bfloat16", "int8", "fp8"])
     parser.add_argument("--draft-vocab", type=int, help="with --dummy; V if left out")
@@ -101,12 +109,13 @@ def _speculative(
     if method == "ngram":
         variants = [({"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4}, {})]
     else:
-        heads = {"model": str(args.out / "heads")} if args.dummy else {}
+        folder = str(args.out / "heads") if args.dummy else args.heads
+        heads = {} if folder is None else {"model": folder}
         variants = [
             ({"method": "lmtp", "lmtp_head_dtype": dtype} | heads, {"dtype": dtype})
             for dtype in args.head_dtypes
         ]
-    if not args.dummy:
+    if not args.dummy or args.real_acceptance:
         return variants
     return [
         (
@@ -140,7 +149,8 @@ def measure(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict
         start = time.perf_counter()
         outputs = llm.generate(prompts, params, use_tqdm=False)
         seconds = time.perf_counter() - start
-        drafts, accepted = (after - was for after, was in zip(_counters(llm), before, strict=True))
+        changes = (after - was for after, was in zip(_counters(llm), before, strict=True))
+        drafts, accepted, drafting, passes = changes
         made = sum(len(output.outputs[0].token_ids) for output in outputs)
         length = 1 + accepted / drafts if drafts else 1.0
         runs.append(
@@ -151,6 +161,7 @@ def measure(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict
                 "tokens_per_second": made / seconds,
                 "measured_length": length,
                 "seconds_per_step": seconds * length * batch / made,
+                "seconds_per_draft": drafting / passes if passes else None,
                 "first": [list(output.outputs[0].token_ids) for output in outputs[: len(PROMPTS)]],
             }
         )
@@ -162,13 +173,23 @@ def measure(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict
     }
 
 
-def _counters(llm: Any) -> tuple[float, float]:
-    """Drafts made, and tokens of them accepted, so far."""
-    values = {metric.name: getattr(metric, "value", 0.0) for metric in llm.get_metrics()}
-    return (
-        values.get("vllm:spec_decode_num_drafts", 0.0),
-        values.get("vllm:spec_decode_num_accepted_tokens", 0.0),
+def _counters(llm: Any) -> tuple[float, float, float, float]:
+    """Drafts made, tokens of them accepted, seconds spent drafting and drafting passes, so far."""
+    metrics = {metric.name: metric for metric in llm.get_metrics()}
+    drafts, accepted = (
+        getattr(metrics.get(f"vllm:spec_decode_num_{what}"), "value", 0.0)
+        for what in ("drafts", "accepted_tokens")
     )
+    times = metrics.get(DRAFT_SECONDS)
+    return drafts, accepted, getattr(times, "sum", 0.0), getattr(times, "count", 0.0)
+
+
+def accepts_synthetically() -> bool:
+    """Whether vLLM's rejection sampler has synthetic acceptance here; its CPU kernels do not."""
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import HAS_TRITON
+
+    return not current_platform.is_cpu() or bool(HAS_TRITON)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,11 +199,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = json.loads(words[1])
         print(MARK + json.dumps(measure(job["engine"], job["batches"], job["tokens"])), flush=True)
         return 0
-    args = build_parser().parse_args(words)
+    parser = build_parser()
+    args = parser.parse_args(words)
+    if args.checkpoint:
+        subject = subject_of(args.checkpoint, args.heads)
+        args.checkpoint, args.heads = subject.model, subject.heads
     engines = plan(args)
     if args.dry_run:
         print(json.dumps(engines, indent=1))
         return 0
+    drafting = any(method != "plain" for method in args.methods)
+    if args.dummy and drafting and not args.real_acceptance and not accepts_synthetically():
+        parser.error(
+            "vLLM's CPU backend has no synthetic acceptance, which --dummy measures lmtp and ngram "
+            "with: run this on a GPU, or rehearse it with --real-acceptance"
+        )
     if args.dummy:
         size = MODELS[args.dummy]
         save_target(args.out / "target", args.dummy, size)
@@ -190,13 +221,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     plain: dict[int, list[list[int]]] = {}
-    for engine in engines:
+    for number, engine in enumerate(engines):
         names = {key: value for key, value in engine.items() if key != "args"}
         print(f"{names} ...", file=sys.stderr)
-        found = in_process(engine, args.batches, args.tokens)
+        log = args.out / "logs" / "-".join(map(str, (number, *names.values())))
+        job = {"engine": engine, "batches": args.batches, "tokens": args.tokens}
+        found = run_job(job, log.with_name(log.name + ".log"))
         if "error" in found:
             failed.append(names | found)
-            print(f"failed: {found['error'][-500:]}", file=sys.stderr)
+            print(f"failed: {found['error']} (see {found['log']})", file=sys.stderr)
             continue
         for run in found.pop("runs"):
             first = run.pop("first")
@@ -208,19 +241,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {"target": args.dummy or Path(args.checkpoint).name, "failed": failed, "runs": runs}
     save("engine", result, ["eval.gpu.engine", *words], args.out)
     return 1 if failed else 0
-
-
-def in_process(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict[str, Any]:
-    """`measure` in a new process, or {"error": the end of what it printed}."""
-    job = json.dumps({"engine": engine, "batches": batches, "tokens": tokens})
-    command = [sys.executable, "-m", "vllm_lmtp.eval.gpu.engine", "--one", job]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    for printed in done.stdout.splitlines():
-        mark = printed.find(MARK)
-        if mark >= 0:
-            found: dict[str, Any] = json.loads(printed[mark + len(MARK) :])
-            return found
-    return {"error": (done.stdout + done.stderr)[-3000:]}
 
 
 if __name__ == "__main__":

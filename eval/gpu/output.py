@@ -11,7 +11,7 @@ from vllm_lmtp.eval.provenance import provenance
 
 
 def save(kind: str, result: dict[str, Any], words: Sequence[str], folder: Path) -> None:
-    """Write `<kind>.json` and `<kind>.png`.
+    """Write `<kind>.json` and, where anything was measured, `<kind>.png`.
 
     Args:
         words: the command line, the module's name first.
@@ -22,7 +22,8 @@ def save(kind: str, result: dict[str, Any], words: Sequence[str], folder: Path) 
     whole = {"kind": kind} | result | {"provenance": source}
     text = json.dumps(whole, indent=1)
     (folder / f"{kind}.json").write_text(text + "\n", encoding="utf-8")
-    _draw(kind, result["runs"], folder / f"{kind}.png")
+    if result["runs"]:
+        _draw(kind, result["runs"], folder / f"{kind}.png")
 
 
 def _draw(kind: str, runs: list[dict[str, Any]], file: Path) -> None:

@@ -21,34 +21,65 @@ def page(result: Mapping[str, Any]) -> str:
         "least and the most.",
         "",
     ]
+    lines += [*methods_table(result), *not_measured(result)]
+    lines += ["## Speed-up over plain decoding", "", *speed_ups(result)]
+    for streams in plan["streams"]:
+        for context in contexts_of(result):
+            lines += _load(result, streams, context)
+    return "\n".join(lines)
+
+
+def methods_table(result: Mapping[str, Any]) -> list[str]:
+    """Every method and its configuration."""
     configs = [
         (m["name"], "-" if m["speculative_config"] is None else _code(m["speculative_config"]))
         for m in result["methods"]
     ]
-    lines += table(("method", "speculative config"), configs)
-    if result["not_measured"]:
-        lines += ["Not measured:", ""]
-        lines += [f"- {m['name']}: {m['why']}" for m in result["not_measured"]]
-        lines += [""]
-    lines += ["## Speed-up over plain decoding", "", *speed_ups(result)]
-    for streams in plan["streams"]:
-        lines += _load(result, streams)
-    return "\n".join(lines)
+    return table(("method", "speculative config"), configs)
+
+
+def not_measured(result: Mapping[str, Any]) -> list[str]:
+    """What was left out, and why."""
+    found = result["not_measured"]
+    lines = [f"- {m['name']}: {m['why']}" for m in found]
+    return ["Not measured:", "", *lines, ""] if found else []
+
+
+def contexts_of(result: Mapping[str, Any]) -> list[int | None]:
+    """Tokens of the prompts, None where they are as the set has them."""
+    return list(result["plan"].get("contexts", [None]))
+
+
+def loads_of(
+    result: Mapping[str, Any], context: int | None, **wanted: Any
+) -> list[Mapping[str, Any]]:
+    """The loads of a context, and of a method or a number of streams."""
+    return [
+        s
+        for s in result["speed"]
+        if s.get("context") == context and all(s[key] == value for key, value in wanted.items())
+    ]
 
 
 def speed_ups(result: Mapping[str, Any]) -> list[str]:
-    """A table of all methods over all loads."""
+    """A table of all methods over all loads, one for each context."""
     loads = result["plan"]["streams"]
-    rows = []
-    for method in result["methods"]:
-        found = {s["streams"]: s for s in result["speed"] if s["method"] == method["name"]}
-        if found[loads[0]]["speed_up"]:
-            rows.append((method["name"], *(spread(found[n]["speed_up"], 2) for n in loads)))
-    return table(("method", *(f"{n} stream(s)" for n in loads)), rows)
+    lines = []
+    for context in contexts_of(result):
+        rows = []
+        for method in result["methods"]:
+            of_method = loads_of(result, context, method=method["name"])
+            found = {s["streams"]: s for s in of_method}
+            if found[loads[0]]["speed_up"]:
+                rows.append((method["name"], *(spread(found[n]["speed_up"], 2) for n in loads)))
+        if context is not None:
+            lines += [f"Prompts of {context} tokens:", ""]
+        lines += table(("method", *(f"{n} stream(s)" for n in loads)), rows)
+    return lines
 
 
-def _load(result: Mapping[str, Any], streams: int) -> list[str]:
-    found = [s for s in result["speed"] if s["streams"] == streams]
+def _load(result: Mapping[str, Any], streams: int, context: int | None) -> list[str]:
+    found = loads_of(result, context, streams=streams)
     rows = [
         (
             s["method"],
@@ -74,7 +105,8 @@ def _load(result: Mapping[str, Any], streams: int) -> list[str]:
         "rest ms",
         "answers as plain's",
     )
-    title = f"## {streams} stream(s), {found[0]['requests']} requests a round"
+    of = "" if context is None else f" of {context} tokens"
+    title = f"## {streams} stream(s), {found[0]['requests']} requests{of} a round"
     return [title, "", *table(headers, rows), *_rates(found)]
 
 

@@ -20,25 +20,16 @@ def page(result: Mapping[str, Any]) -> str:
         f"thread(s); {'eager' if plan['eager'] else 'compiled'}; greedy. Speed over the faster, in "
         "the same round, of plain decoding and of the same engine drafting nothing: median, and in "
         "brackets the least and the most of the rounds. "
-        f"A length is chosen where its median less two standard errors is at least "
-        f"{1 + result['least_gain']:.2f}.",
+        "A length is chosen where, by Student's t, the rounds' mean is nineteen times in twenty at "
+        f"least {1 + result['least_gain']:.2f}.",
         "",
     ]
-    chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
-    by_place = {(load["streams"], load["length"]): load for load in result["loads"]}
-    plain = {load["streams"]: load for load in result["plain"]}
-    rows = []
-    for streams, length in chosen.items():
-        cells = [
-            spread(plain[streams]["tokens_per_second"], 1),
-            *(spread(by_place[streams, n]["speed_up"], 2) for n in result["lengths"]),
-        ]
-        accepted = [by_place[streams, n]["acceptance_length"] for n in result["lengths"][1:]]
-        rows.append(
-            (streams, *cells, number(max((a for a in accepted if a), default=None)), length)
-        )
-    headers = ("streams", "plain, tokens/s", *(f"{n}" for n in result["lengths"]))
-    lines += table((*headers, "longest acceptance length", "chosen"), rows)
+    cuts = result.get("cuts", [0.0])
+    for cut in cuts:
+        if len(cuts) > 1:
+            title = f"Drafts cut at {cut:g}" if cut else "Whole drafts"
+            lines += [f"## {title}", ""]
+        lines += _speeds(result, cut)
     lines += ["The speculative config that this gives:", ""]
     config = result["speculative_config"]
     if config is None:
@@ -49,3 +40,26 @@ def page(result: Mapping[str, Any]) -> str:
         lines += ["## Against plain decoding", ""]
         lines += speed_ups(verified)
     return "\n".join(lines)
+
+
+def _speeds(result: Mapping[str, Any], cut: float) -> list[str]:
+    """Speeds by batch size and length with one cut, and what was chosen if it is the best one."""
+    chosen = {entry["streams"]: entry["length"] for entry in result["chosen"]}
+    plain = {load["streams"]: load for load in result["plain"]}
+    by_place = {
+        (load["streams"], load["length"]): load
+        for load in result["loads"]
+        if load.get("cut", 0.0) == cut or not load["length"]
+    }
+    best = cut == result.get("cut", 0.0)
+    rows = []
+    for streams, length in chosen.items():
+        cells = [
+            spread(plain[streams]["tokens_per_second"], 1),
+            *(spread(by_place[streams, n]["speed_up"], 2) for n in result["lengths"]),
+        ]
+        accepted = [by_place[streams, n]["acceptance_length"] for n in result["lengths"][1:]]
+        longest = number(max((a for a in accepted if a), default=None))
+        rows.append((streams, *cells, longest, length if best else "-"))
+    headers = ("streams", "plain, tokens/s", *(f"{n}" for n in result["lengths"]))
+    return table((*headers, "longest acceptance length", "chosen"), rows)

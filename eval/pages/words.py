@@ -41,9 +41,7 @@ def number(value: float | None) -> str:
 
 def top(result: Mapping[str, Any], title: str) -> list[str]:
     """Title, command, set, settings and machine."""
-    origin, prompts, settings = result["provenance"], result["set"], result["settings"]
-    versions = ", ".join(f"{name} {value}" for name, value in origin["versions"].items())
-    machine = origin["machine"]
+    made, prompts, settings = result["provenance"], result["set"], result["settings"]
     count = f"{prompts['asked']} prompts"
     if prompts["rows"] is not None and prompts["found"] != prompts["rows"]:
         count += f" (of {prompts['found']} found, where the whole set has {prompts['rows']})"
@@ -56,17 +54,27 @@ def top(result: Mapping[str, Any], title: str) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"    {origin['command']}",
+        f"    {made['command']}",
         "",
         f"- Set: {prompts['name']} ({prompts['version']}), {count}; first turns only; "
         f"{prompts['style']}. SHA-256 of the prompts: `{prompts['sha256_of_prompts'][:16]}`.",
         f"- Target: {settings['model']}, {settings['dtype']}; at most {settings['max_tokens']} "
-        f"tokens an answer, {settings['batch']} requests at a time, seed {origin['seed']}.",
-        f"- {origin['date']}; commit {origin['commit'] or 'unknown'}; {versions}.",
+        f"tokens an answer, {settings['batch']} requests at a time, seed {made['seed']}.",
+        *origin(result),
+        "",
+    ]
+
+
+def origin(result: Mapping[str, Any]) -> list[str]:
+    """The lines about date, versions and machine."""
+    made = result["provenance"]
+    versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
+    machine = made["machine"]
+    return [
+        f"- {made['date']}; commit {made['commit'] or 'unknown'}; {versions}.",
         f"- Machine: {machine.get('gpu') or machine['cpu']}, {machine['usable_cores']} of "
         f"{machine['cores']} cores, {machine.get('threads', '?')} threads, "
         f"{machine['memory_gib']} GiB.",
-        "",
     ]
 
 

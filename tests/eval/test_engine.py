@@ -194,6 +194,10 @@ def test_lossless(folder: Path) -> None:
     assert "| leap | 5 | 200 | 5 |" in (folder / "report" / "lossless.md").read_text()
 
 
+OF_NOTHING = 0.9999999
+"""A cut that no draft is sure enough for."""
+
+
 def compare_speed(folder: Path, *words: str | Path) -> Result:
     common = ("--model", folder / "leap", "--set", folder / "prompts.jsonl", "--threads", "1")
     size = ("--max-tokens", str(TOKENS), "--least", "5", "--eager", "--rounds", "2", "--json")
@@ -236,14 +240,19 @@ def test_speed_of_methods_taking_turns(folder: Path) -> None:
 
 def test_tuning_writes_a_configuration_that_serves(folder: Path) -> None:
     words = ("tune", "--streams", "1", "2", "--lengths", "1", "3", "--output", folder / "tuned")
-    done = compare_speed(folder, *words, "--least-gain", "0")
+    done = compare_speed(folder, *words, "--least-gain", "0", "--cuts", str(OF_NOTHING))
     assert done.code == 0, done.stderr
     found = done.value
+    assert {(load["length"], load["cut"]) for load in found["loads"]} == {
+        (0, 0.0),
+        *((length, cut) for length in (1, 3) for cut in (0.0, OF_NOTHING)),
+    }
     for load in found["loads"]:
-        if load["length"]:
+        if load["length"] and not load["cut"]:
             check_load(load, expected(leap(), load["length"]))
         else:
             assert load["draft_tokens"] == 0
+            assert load["answers"]["identical"] == 10
     config = yaml.safe_load((folder / "tuned" / "tuned.yaml").read_text())
     assert config["max-num-seqs"] == 2
     chosen = {entry["streams"]: entry["length"] for entry in found["chosen"]}

@@ -15,6 +15,7 @@ from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.eval.gpu import draft, engine
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import save_heads, save_target
+from vllm_lmtp.eval.gpu.jobs import cause, run_job
 from vllm_lmtp.head_dtype import FP8, held_matrix
 from vllm_lmtp.scorer_tensors import TERMS
 
@@ -66,6 +67,66 @@ def test_engines_of_a_checkpoint() -> None:
     assert [e["method"] for e in found] == ["plain", "lmtp", "ngram"]
     assert found[1]["args"]["speculative_config"] == {"method": "lmtp", "lmtp_head_dtype": "int8"}
     assert all(e["args"]["seed"] == 3 and e["args"]["model"] == "folder" for e in found)
+
+
+def test_heads_beside_a_checkpoint() -> None:
+    found = planned("--checkpoint", "target", "--heads", "heads", "--head-dtypes", "auto")
+    assert found[1]["args"]["model"] == "target"
+    assert found[1]["args"]["speculative_config"]["model"] == "heads"
+    assert "speculative_config" not in found[0]["args"]
+
+
+def test_drafts_that_the_target_judges() -> None:
+    found = planned("--dummy", "tiny", "--real-acceptance")
+    assert [e["method"] for e in found] == ["plain", *["lmtp"] * 3, "ngram"]
+    for made in found[1:]:
+        assert "rejection_sample_method" not in made["args"]["speculative_config"]
+
+
+def test_synthetic_acceptance_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "accepts_synthetically", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        engine.main(["--dummy", "tiny", "--out", str(tmp_path / "x")])
+    assert stop.value.code == 2
+    assert "vLLM's CPU backend has no synthetic acceptance" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_this_machine_accepts_synthetically_only_with_triton() -> None:
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import HAS_TRITON
+
+    assert engine.accepts_synthetically() == (HAS_TRITON or not current_platform.is_cpu())
+
+
+LOG = """\
+(Main) WARNING [base.py:380] ValueError: Tokenizer not available
+(Worker) ERROR [executor.py:1063] Traceback (most recent call last):
+(Worker) ERROR [executor.py:1063]     raise NotReached(
+(Worker) ERROR [executor.py:1063] AssertionError: Synthetic acceptance not supported
+(Core) ERROR [core.py:1512] RuntimeError: Worker failed with error 'Synthetic ...
+vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
+"""
+
+
+def test_the_cause_is_the_first_that_is_no_consequence() -> None:
+    assert cause(LOG) == "AssertionError: Synthetic acceptance not supported"
+    assert cause(LOG.splitlines()[-1]) == (
+        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."
+    )
+    assert cause("Exception: gone. See stack trace for root cause.\nx.y.OSError: full") == (
+        "x.y.OSError: full"
+    )
+    assert cause("nothing was raised") is None
+
+
+def test_a_job_that_fails_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_lmtp.eval.gpu.jobs.ENGINE", "json.tool")  # knows no --one
+    found = run_job({"engine": {}}, tmp_path / "logs" / "0.log")
+    assert found == {"error": "ended with 2", "log": "0.log"}
+    assert "usage" in (tmp_path / "logs" / "0.log").read_text()
 
 
 def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

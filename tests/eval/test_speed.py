@@ -12,6 +12,7 @@ import yaml
 
 from tests.eval.test_report import FACTS, result
 from tests.tools.models import EMBEDDED, fields, succeed
+from vllm_lmtp.cli import tune
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.eval import methods, parts, report, speed, tuning
@@ -20,7 +21,8 @@ from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.process import EngineFailedError
 from vllm_lmtp.eval.rates import compare, over_rounds, summarise
 from vllm_lmtp.eval.sets import EvalPrompt
-from vllm_lmtp.eval.speed import Plan, differences
+from vllm_lmtp.eval.speed import Plan, differences, turned
+from vllm_lmtp.eval.tuning import Setting
 from vllm_lmtp.eval.variants import read_variants
 from vllm_lmtp.metrics import DRAFT_SECONDS
 
@@ -143,13 +145,14 @@ def test_a_serve_configuration_without_drafts_is_plain(tmp_path: Path) -> None:
 # --- tuning ---------------------------------------------------------------------------------------
 
 
-def swept(**seconds: tuple[float, ...]) -> dict[tuple[int, int], list[Cell]]:
-    """Cells whose round took so many seconds; keys: s<batch size>_<length>, plain's length is p."""
+def swept(**seconds: tuple[float, ...]) -> dict[tuple[int, Setting], list[Cell]]:
+    """Cells whose round took so many seconds; keys: s<batch size>_<length>, plain's length is p;
+    a third part is the cut in percent."""
     found = {}
     for name, rounds in seconds.items():
-        size, length = name[1:].split("_")
-        number = tuning.PLAIN_ENGINE if length == "p" else int(length)
-        found[int(size), number] = [Cell(ANSWERS, s, 8, 2, 4, 2) for s in rounds]
+        size, length, *cut = name[1:].split("_")
+        setting = Setting(None if length == "p" else int(length), sum(map(int, cut)) / 100)
+        found[int(size), setting] = [Cell(ANSWERS, s, 8, 2, 4, 2) for s in rounds]
     return found
 
 
@@ -178,7 +181,25 @@ def test_the_tuned_config_drafts_no_more_than_it_ever_wants() -> None:
         "num_speculative_tokens": 4,
         "num_speculative_tokens_per_batch_size": [[1, 8, 4], [9, 64, 0]],
     }
-    assert tuning.tuned(variant, [(1, 64, 0)]) is None
+    assert tuning.tuned(variant, [(1, 64, 0)], 0.3) is None
+    cut = tuning.tuned(variant, [(1, 8, 4)], 0.3)
+    assert cut is not None
+    assert cut["lmtp_min_confidence"] == 0.3
+
+
+def test_the_cut_that_pays_is_chosen_with_its_lengths() -> None:
+    cells = swept(
+        s1_p=(1.0, 1.0), s1_0=(1.0, 1.0), s1_2=(0.8, 0.8), s1_6=(0.5, 0.5), s1_2_30=(0.7, 0.7),
+        s1_6_30=(0.52, 0.52),
+        s8_p=(1.0, 1.0), s8_0=(1.1, 1.1), s8_2=(1.1, 1.1), s8_6=(2.0, 2.0), s8_2_30=(0.9, 0.9),
+        s8_6_30=(0.8, 0.8),
+    )  # fmt: skip
+    found = tuning.decide(cells, (1, 8), (2, 6), 0.03, (0.0, 0.3))
+    assert found["cut"] == 0.3
+    assert [entry["length"] for entry in found["chosen"]] == [6, 6]
+    assert len(found["loads"]) == 2 * 5
+    without = tuning.decide(cells, (1, 8), (2, 6), 0.03)
+    assert [entry["length"] for entry in without["chosen"]] == [6, 0]
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -202,9 +223,9 @@ def speed_result() -> dict[str, Any]:
     )
 
 
-def tune_result() -> dict[str, Any]:
-    cells = swept(s1_p=(1.0, 1.0), s1_0=(1.0, 1.0), s1_2=(0.5, 0.5))
-    found = tuning.decide(cells, (1,), (2,), 0.03)
+def tune_result(cuts: tuple[float, ...] = (0.0,)) -> dict[str, Any]:
+    cells = swept(s1_p=(1.0, 1.0), s1_0=(1.0, 1.0), s1_2=(0.5, 0.5), s1_2_30=(0.4, 0.4))
+    found = tuning.decide(cells, (1,), (2,), 0.03, cuts)
     config = {"method": "lmtp"}
     more = {"plan": PLAN, "heads": {"name": "h", **FACTS}, "speculative_config": config}
     return result("tune", **found, **more, verification=speed_result())
@@ -233,15 +254,25 @@ def test_the_page_of_tuning() -> None:
     assert "| l | 2.00 |" in page.split("## Against plain decoding")[1]
 
 
+def test_the_page_of_a_cut() -> None:
+    made = tune_result((0.0, 0.3))
+    whole, cut = report.render(made).split("## Drafts cut at 0.3")
+    assert "(2.00-2.00) | 2.000 | - |" in whole
+    assert "2.50 (2.50-2.50) | 2.000 | 2 |" in cut
+    assert tune._reasons(made) == ["#   1: 2 draft token(s) cut at 0.3, 2.50"]
+
+
 # --- the whole report -----------------------------------------------------------------------------
 
 
 def test_parts_hand_over_the_tuned_configuration(tmp_path: Path) -> None:
     words = parts.part_words(parts.QUICK, ["--model", "m"], 6, tmp_path)
-    assert list(words) == list(parts.KINDS)
+    assert list(words) == [k for k in parts.KINDS if k not in ("serve", "quality")]
     assert words["speed"][-2:] == ["--config", str(tmp_path / "tuned.yaml")]
     lengths = words["tune"][words["tune"].index("--lengths") + 1 :]
     assert lengths == ["2", "4", "6"]
+    full = parts.part_words(parts.FULL, ["--model", "m"], 6, tmp_path)
+    assert full["serve"][-2:] == words["speed"][-2:]
     assert list(parts.KINDS).index("tune") < list(parts.KINDS).index("speed")
 
 
@@ -295,14 +326,18 @@ def test_bad_input(
     assert fields(capfd, *whole, tmp_path / "nothing") == {"path"}
 
 
-@pytest.mark.parametrize("gain", ["-0.1", "1", "much"])
-def test_impossible_gains(gain: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--least-gain", "-0.1"), ("--least-gain", "1"), ("--least-gain", "much")]
+    + [("--cuts", value) for value in ("0", "1", "nan", "some")],
+)
+def test_impossible_shares(option: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
     from vllm_lmtp.cli import main
 
     with pytest.raises(SystemExit) as stop:
-        main(["tune", "--least-gain", gain])
+        main(["tune", option, value])
     assert stop.value.code == 2
-    assert "share" in capfd.readouterr().err
+    assert f"{value!r} is not a" in capfd.readouterr().err
 
 
 def test_rendering_speeds_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -324,18 +359,18 @@ class StandIn:
     def __init__(self, job: Any) -> None:
         config = job.speculative_config
         self.name = "plain" if config is None else "lmtp"
-        self.length = 0
+        self.length, self.cut = 0, 0.0
         if StandIn.broken == self.name:
             raise EngineFailedError("no such thing")
 
-    def set_draft_length(self, length: int) -> None:
+    def set_drafting(self, length: int, cut: float) -> None:
         assert self.name == "lmtp"
-        self.length = length
+        self.length, self.cut = length, cut
 
     def stream(self, prompts: list[list[int]], streams: int, max_tokens: int) -> Run:
         if max_tokens > 8:  # not to warm up
             StandIn.calls.append((self.name, streams, self.length))
-        seconds = 1.0 / (1 + self.length / streams)
+        seconds = (1 - self.cut) / (1 + self.length / streams)
         return Run([[1] * max_tokens for _ in prompts], [], [], seconds, Counter({ENGINE_STEPS: 9}))
 
     def close(self) -> None:
@@ -370,6 +405,17 @@ def test_every_load_and_round_begins_with_another_method(
     assert len(stand_in.calls) == 8
 
 
+@pytest.mark.parametrize(("count", "rounds"), [(2, 2), (3, 6), (8, 4)])
+def test_turns_are_fair(count: int, rounds: int) -> None:
+    """Over an even number of rounds every method's mean place is the same, and several begin."""
+    orders = [turned(range(count), number) for number in range(rounds)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert {sum(o.index(item) for o in orders) for item in range(count)} == {
+        rounds * (count - 1) // 2
+    }
+    assert len({order[0] for order in orders}) > 1
+
+
 def test_a_method_that_cannot_start_is_listed(stand_in: type[StandIn]) -> None:
     stand_in.broken = "lmtp"
     compared = [methods.Method("plain"), methods.Method("lmtp", {"method": "lmtp"})]
@@ -385,6 +431,11 @@ def test_a_sweep_of_known_speeds(stand_in: type[StandIn], tmp_path: Path) -> Non
     arguments = (variant, QUESTIONS, SETTINGS, plan, (2, 6), 0.1, tmp_path / "c", lambda text: None)
     found = tuning.measure(*arguments)
     assert found["chosen"] == [{"streams": 1, "length": 6}, {"streams": 64, "length": 0}]
+    found_cut = tuning.measure(*arguments[:-2], None, arguments[-1], (0.5,))
+    assert (found_cut["cut"], found_cut["chosen"]) == (0.5, [
+        {"streams": 1, "length": 6}, {"streams": 64, "length": 6},
+    ])  # fmt: skip
+    del stand_in.calls[3 * 2 * 4 :]
     swept_lengths = {(name, length) for name, _, length in stand_in.calls}
     assert swept_lengths == {("plain", 0), ("lmtp", 0), ("lmtp", 2), ("lmtp", 6)}
     assert len(stand_in.calls) == 3 * 2 * 4

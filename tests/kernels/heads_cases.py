@@ -48,6 +48,10 @@ def test_kernels_draft_what_plain_torch_drafts(tmp_path: Path, asked: str, reduc
     plain, fast = load(folder, asked, False), load(folder, asked, True)
     rows = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(5)).to(DEVICE)
     assert torch.equal(fast.top_tokens(rows, 2), plain.top_tokens(rows, 2))
+    tokens, likely = fast.top_with_log_probability(rows, 2)
+    wanted_tokens, wanted_likely = plain.top_with_log_probability(rows, 2)
+    assert torch.equal(tokens, wanted_tokens)
+    torch.testing.assert_close(likely, wanted_likely, rtol=1e-4, atol=1e-3)
     for head in range(2):
         wanted, got = plain.logits(rows, head), fast.logits(rows, head)
         assert got.shape == wanted.shape

@@ -113,6 +113,14 @@ def runner_v2_draws_and_keeps_as_we_ask(vllm: Sources) -> None:
         assert use in runner, use
 
 
+def runner_v1_samples_plainly_without_metadata(vllm: Sources) -> None:
+    runner = "vllm.v1.worker.gpu_model_runner"
+    parameters = vllm.parameters(runner, "GPUModelRunner._sample")
+    assert parameters == ["self", "logits", "spec_decode_metadata"]
+    assert "if spec_decode_metadata is None:" in vllm.text(runner)
+    assert "num_draft_tokens" in vllm.text("vllm.v1.spec_decode.metadata")
+
+
 def runner_v1_reads_the_probabilities_we_leave(vllm: Sources) -> None:
     text = vllm.text("vllm.v1.worker.gpu_model_runner")
     for use in ("self._draft_probs[row_idx, :num_draft]", "enumerate(self._draft_prob_req_ids)"):
@@ -188,8 +196,6 @@ def cpu_kernel_takes_the_arguments_we_read(vllm: Sources) -> None:
         "replace_from",
         "replace_to",
     ]
-    sampler = "vllm.v1.sample.rejection_sampler"
-    assert vllm.parameters(sampler, "apply_sampling_constraints")[0] == "logits"
 
 
 def nobody_reads_the_list_that_carries_cold_drafts(vllm: Sources) -> None:
@@ -217,6 +223,7 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v2_builds_speculators_from_the_config,
     runner_v2_hands_our_speculator_what_it_takes,
     runner_v2_draws_and_keeps_as_we_ask,
+    runner_v1_samples_plainly_without_metadata,
     runner_v1_reads_the_probabilities_we_leave,
     config_has_the_options_we_serve,
     speculators_have_the_hooks_we_override,

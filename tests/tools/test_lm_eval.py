@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.cli.command import vllm_lmtp
 from tests.engine.client import ROOT, environment
 from tests.tools.models import EMBEDDED, logits_of, succeed
 from vllm_lmtp.tools.openings import OPENINGS
@@ -106,3 +107,14 @@ def test_the_same_score_exported_and_with_leap_heads(task: Path, tmp_path: Path)
     assert score(task, tmp_path / "plain") == 0.75
     assert score(task, EMBEDDED) == 0.75
     assert score(task, EMBEDDED, "speculative_config=lmtp") == 0.75
+
+
+def test_one_command_compares_them(task: Path, tmp_path: Path) -> None:
+    words = ("--tasks", "stories", "--include", task, "--context", "128", "--threads", "1")
+    done = vllm_lmtp("eval", "quality", *words, "--output", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    plain, drafted = (found["scores"] for found in done.value["scores"])
+    assert plain == drafted
+    assert set(plain.values()) == {0.75}
+    assert done.value["differences"] == []
+    assert "Every score is the same." in (tmp_path / "out" / "quality.md").read_text()

@@ -30,6 +30,15 @@ class Votes:
     def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
         return rows @ self.matrices[head].T
 
+    def top_with_log_probability(
+        self, rows: torch.Tensor, num_heads: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = [
+            self.best_with_log_probability(self.logits(rows, head)) for head in range(num_heads)
+        ]
+        ids, likely = zip(*found, strict=True)
+        return torch.stack(ids, dim=-1), torch.stack(likely, dim=-1)
+
     def best_with_log_probability(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         best = scores.log_softmax(-1).max(-1)
         return best.indices, best.values
@@ -50,6 +59,7 @@ def propose(least: float, lines: list[tuple[float, float]], **options: object) -
     speculator.draft_logits = None
     speculator.draft_tokens = torch.zeros(5, PLACES, dtype=torch.int64)
     speculator.draft_token_confidence_probs = torch.full((5, PLACES), 9.0)
+    speculator.choose = speculator._chooser()
     speculator.speculative_config = SimpleNamespace(lmtp_min_confidence=least)
     batch = SimpleNamespace(
         num_reqs=3,

@@ -12,13 +12,20 @@ from tests.guard import GraphSafe
 from tests.recorder import record_graphs
 from tests.world import one_process_world  # noqa: F401
 from vllm_lmtp.backward import BackwardDecoder
+from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.drafter import Drafter
 from vllm_lmtp.history import History
+from vllm_lmtp.lazy_history import LazyHistory
 from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, Scorer, SuccessorTable
 
 HIDDEN, VOCAB, MAX_REQS, SLOTS = 16, 97, 11, 14
 SCORERS = ["none", "markov", "recurrent", "table"]
+CHOSEN = [
+    *(("markov", choice) for choice in ("confident", "drawn", "confident and drawn")),
+    ("none", "confident"),
+]
+"""Without a scorer, confidence comes with the best tokens of all places at once."""
 SIZES = [1, 2, 4, 8]
 STEPS = 2 * MAX_REQS
 
@@ -51,7 +58,8 @@ def make_decoder(
     seeded = torch.Generator().manual_seed(3)
     ids = torch.arange(VOCAB) * 2 + 1 if reduced else None
     with torch.device(device):
-        heads = LeapHeads(n_heads, 1, HIDDEN, VOCAB, torch.float32)
+        size = {"target_vocab_size": 2 * VOCAB} if reduced else {}
+        heads = LeapHeads(n_heads, 1, HIDDEN, VOCAB, torch.float32, **size)
     heads.register_buffer("target_ids", ids if ids is None else ids.to(device))
     for parameter in heads.parameters():
         parameter.data = torch.randn(parameter.shape, generator=seeded).to(device)
@@ -67,20 +75,52 @@ def make_decoder(
     return BackwardDecoder(schedule, heads, history, scorer and scorer.to(device))
 
 
-def make_speculator(decoder: BackwardDecoder) -> Any:
+def make_speculator(decoder: BackwardDecoder, choice: str = "best") -> Any:
     from vllm_lmtp.speculator import LMTPSpeculator
 
     made = object.__new__(LMTPSpeculator)
     made.decoder = decoder
-    made.drafter = Drafter(decoder, decoder.heads, None)  # type: ignore[arg-type]
-    made.draft_logits = made.draft_token_confidence_probs = None
+    made.device = device = decoder.history.tails.device
+    steps = made.num_speculative_steps = decoder.schedule.max_drafts
+    confidence = None
+    if "confident" in choice:
+        confidence = Confidence([(1.0 + p, 0.1 * p) for p in range(steps)], steps).to(device)
+    made.drafter = Drafter(decoder, decoder.heads, confidence)  # type: ignore[arg-type]
     made.speculative_config = SimpleNamespace(lmtp_min_confidence=0.0)
-    made.num_speculative_steps = decoder.schedule.max_drafts
-    device = decoder.history.tails.device
-    made.draft_tokens = torch.zeros(
-        MAX_REQS, made.num_speculative_steps, dtype=torch.int64, device=device
-    )
+    made.draft_tokens = torch.zeros(MAX_REQS, steps, dtype=torch.int64, device=device)
+    made.draft_token_confidence_probs = made.draft_tokens.float()
+    made.idx_mapping = torch.zeros(MAX_REQS, dtype=torch.int64, device=device)
+    made.newest, made.seeds = made.idx_mapping.clone(), made.idx_mapping.clone()
+    made.temperature = made.idx_mapping.float()
+    made.use_fp64_gumbel = False
+    made.draft_logits = None
+    if "drawn" in choice:  # a row more, which the slot -1 names
+        made.draft_logits = torch.zeros(MAX_REQS + 1, steps, 2 * VOCAB, device=device)
+    made.choose = made._chooser()
     return made
+
+
+def keyed_sample(
+    logits: torch.Tensor,
+    slots: torch.Tensor,
+    temperature: torch.Tensor,
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    logits_cache: torch.Tensor,
+    logits_cache_col: torch.Tensor,
+    **options: Any,
+) -> torch.Tensor:
+    """What vLLM's kernel does, as operators that the recorder sees; another noise of seed,
+    position and token."""
+    requests = slots.clamp(min=0)
+    heat = temperature[requests].unsqueeze(1)
+    key = ((31 * seeds[requests] + positions) % 10007).unsqueeze(1) * logits.shape[1]
+    token = torch.arange(logits.shape[1], device=logits.device)
+    noise = torch.sin((key + token).double()) * 43758.5
+    noise = -torch.log(-torch.log((noise - noise.floor()).clamp(1e-6, 1 - 1e-6)))
+    logits_cache.index_put_((slots, logits_cache_col.expand_as(slots)), logits)
+    drawn = logits / heat.clamp(min=1e-3) + noise
+    return torch.where(heat == 0, logits, drawn.float()).argmax(dim=-1)
 
 
 def make_step(num_reqs: int, seed: int, lengths: list[int] | None = None) -> dict[str, Any]:
@@ -106,10 +146,10 @@ def make_step(num_reqs: int, seed: int, lengths: list[int] | None = None) -> dic
         "num_sampled": length - rejected,
         "num_rejected": rejected,
         "last_sampled": torch.randint(0, 2 * VOCAB, (MAX_REQS, 1), generator=seeded),
-        # Read only by drafts that are drawn.
         "next_prefill_tokens": None,
-        "temperature": None,
-        "seeds": None,
+        # Read only by drafts that are drawn; every third request is greedy.
+        "temperature": (seed + torch.arange(MAX_REQS)) % 3 * 5.0,
+        "seeds": torch.randint(0, 2**40, (MAX_REQS,), generator=seeded),
     }
 
 
@@ -132,10 +172,28 @@ def test_the_draft_step_can_be_recorded(
     assert logs[0:3] == logs[3:6] == logs[6:9]
 
 
-@pytest.mark.parametrize("kind", SCORERS)
-def test_the_draft_step_runs_without_any_data(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "choice"), CHOSEN)
+def test_a_choice_can_be_recorded(monkeypatch: pytest.MonkeyPatch, kind: str, choice: str) -> None:
+    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    speculator = make_speculator(make_decoder(kind, 3, 2), choice)
+    logs = []
+    for seed in range(3):
+        step = make_step(5, seed, [1, 5, 2, 6, 1])
+        with GraphSafe() as guard:
+            speculator.propose(**step)
+        logs.append(guard.log)
+    assert logs[0] == logs[1] == logs[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice"), [*((kind, "best") for kind in SCORERS), ("markov", "confident and drawn")]
+)
+def test_the_draft_step_runs_without_any_data(
+    monkeypatch: pytest.MonkeyPatch, kind: str, choice: str
+) -> None:
     """Meta tensors hold no values, so whatever asked for one would fail."""
-    speculator = make_speculator(make_decoder(kind, 3, 2, "meta"))
+    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    speculator = make_speculator(make_decoder(kind, 3, 2, "meta"), choice)
     step = make_step(5, 0)
     batch = step["input_batch"]
     for name, value in vars(batch).items():
@@ -164,15 +222,18 @@ def graph_config(sizes: list[int], schedule: Any = None) -> Any:
 
 
 def with_graphs(
-    patch: pytest.MonkeyPatch, decoder: BackwardDecoder, schedule: Any = None, mode: str = "FULL"
+    patch: pytest.MonkeyPatch,
+    decoder: BackwardDecoder,
+    schedule: Any = None,
+    mode: str = "FULL",
+    choice: str = "best",
 ) -> Any:
     """A speculator of six drafts with graphs for 1, 2, 4 and 8 requests."""
     from vllm.config.compilation import CUDAGraphMode
 
     record_graphs(patch)
-    speculator = make_speculator(decoder)
+    speculator = make_speculator(decoder, choice)
     speculator.vllm_config = graph_config([7 * size for size in SIZES], schedule)
-    speculator.device = torch.device("cpu")
     speculator.init_cudagraph_manager(CUDAGraphMode[mode])
     with torch.inference_mode():
         speculator.capture()
@@ -220,13 +281,48 @@ def test_graphs_draft_as_eager_code_does(
         assert replays[size].replays == sum(below < n <= size for n in steps)
 
 
+@pytest.mark.parametrize(("kind", "choice"), CHOSEN)
+def test_graphs_choose_as_eager_code_does(
+    monkeypatch: pytest.MonkeyPatch, kind: str, choice: str
+) -> None:
+    """Tokens drawn by each step's own seeds, positions and temperatures, what they were drawn from,
+    and how confident they are; nothing of padded rows reaches a request."""
+    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    eager = make_speculator(make_decoder(kind, 3, 2), choice)
+    best = make_speculator(make_decoder(kind, 3, 2))
+    graphed = with_graphs(monkeypatch, make_decoder(kind, 3, 2), choice=choice)
+    if "drawn" in choice:
+        assert not graphed.draft_logits[:MAX_REQS].any(), "recording wrote to a request's row"
+    others = 0
+    for seed in range(STEPS):
+        step = make_step(1 + seed % MAX_REQS, seed)
+        count = step["input_batch"].num_reqs
+        wanted, got = eager.propose(**step), graphed.propose(**step)
+        assert torch.equal(got, wanted), f"step {seed} of {count} requests"
+        assert same_state(eager.decoder, graphed.decoder)
+        if "confident" in choice:
+            confidence = graphed.draft_token_confidence_probs[:count]
+            torch.testing.assert_close(confidence, eager.draft_token_confidence_probs[:count])
+            assert ((confidence >= 0) & (confidence <= 1)).all()
+            assert confidence.any()
+        if "drawn" in choice:
+            kept = graphed.draft_logits[:MAX_REQS], eager.draft_logits[:MAX_REQS]
+            torch.testing.assert_close(*kept)
+        others += int((best.propose(**step) != got).sum())
+    assert (others > 100) == ("drawn" in choice), "draws that are the best would prove nothing"
+    assert sum(g.replays for g in graphed.graphs.graphs.values()) == STEPS * SIZES[-1] // MAX_REQS
+
+
 def test_each_number_of_drafts_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dynamic speculation: six drafts up to two requests, two up to eleven; never four."""
+    """Dynamic speculation: six drafts up to two requests, two up to eleven; never four. What a step
+    without drafts left undone is done before a graph reads the history."""
     schedule = [(1, 2, 6), (3, MAX_REQS, 2)]
     eager = make_speculator(make_decoder("none", 3, 2))
-    graphed = with_graphs(monkeypatch, make_decoder("none", 3, 2), schedule)
+    decoder = make_decoder("none", 3, 2)
+    decoder.history = LazyHistory(SLOTS, 2, HIDDEN, torch.float32, "cpu")
+    graphed = with_graphs(monkeypatch, decoder, schedule)
     assert {d.uniform_token_count for d in graphed.graphs.graphs} == {3, 7}
-    for seed, wanted in enumerate([6, 2, 4, 0, 6, 2, 4]):
+    for seed, wanted in enumerate([6, 2, 4, 0, 6, 0, 0, 2, 4]):
         step = make_step(2, seed)
         expected = eager.propose(**step, num_speculative_tokens=wanted)[:, :wanted].clone()
         before = sum(g.replays for g in graphed.graphs.graphs.values())

@@ -284,6 +284,26 @@ def test_the_best_token_and_how_likely_it_is(
         assert torch.allclose(likely, shares.amax(-1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("vocab", "tp_size"), [(97, 1), (509, 2), (130, 3)])
+def test_the_best_tokens_of_all_heads_and_how_likely_they_are(
+    tmp_path: Path, on_ranks, vocab: int, tp_size: int
+) -> None:
+    """In one exchange; the vocabulary is a part of the target's."""
+    ids = torch.arange(vocab) + 2
+    folder, tensors = save_reduced(tmp_path, vocab, ids.tolist())
+    rows = random_rows(40, torch.float32)
+    shares = torch.stack([logits(tensors, i, rows, 1).log_softmax(-1) for i in range(2)], dim=1)
+
+    def call(heads):  # type: ignore[no-untyped-def]
+        return heads.top_with_log_probability(rows, 2)
+
+    for tokens, likely in [call(load(folder, torch.float32))] * (tp_size == 1) or on_ranks(
+        folder, tp_size, call
+    ):
+        assert torch.equal(tokens, ids[shares.argmax(-1)])
+        assert torch.allclose(likely, shares.amax(-1), atol=1e-5)
+
+
 @pytest.mark.parametrize(("vocab", "tp_size"), RANKS)
 @pytest.mark.parametrize("reduced", [False, True])
 def test_scores_in_the_order_of_the_targets_tokens(

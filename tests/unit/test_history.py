@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_lmtp.history import History
+from vllm_lmtp.lazy_history import MOST, LazyHistory
 
 SLOTS = 4
 HIDDEN = 2
@@ -57,8 +58,10 @@ class Oracle:
 class Rig:
     """Feeds the same events to the history and the oracle. Every row ever made is unique."""
 
-    def __init__(self, stride: int, dtype: torch.dtype = torch.float32) -> None:
-        self.history = History(SLOTS, stride, HIDDEN, dtype, "cpu")
+    def __init__(
+        self, stride: int, dtype: torch.dtype = torch.float32, kind: type[History] = History
+    ) -> None:
+        self.history = kind(SLOTS, stride, HIDDEN, dtype, "cpu")
         self.oracle = Oracle(stride)
         self.position = [0] * SLOTS
         self.made = 0
@@ -69,25 +72,33 @@ class Rig:
         rows = torch.stack([numbers % 256, numbers // 256], dim=-1)
         return rows.to(self.history.tails.dtype)
 
-    def step(self, events: list[Event], num_padded: int = 0) -> None:
+    def step(self, events: list[Event], num_padded: int = 0, drafts: bool = True) -> None:
+        """One step; without drafts its rows are only taken note of, and written over."""
         for event in events:
             self._before(event)
         batch = [event for event in events if event.kept]
         lengths = [event.kept + event.rejected for event in batch]
         hidden = self.make_rows(sum(lengths) + num_padded)
         first = torch.tensor([sum(lengths[:i]) for i in range(len(batch))] + [0] * num_padded)
-        got = self.history.advance(
-            hidden,
+        arguments = (
+            hidden.clone(),
             first.long(),
             torch.tensor([event.kept for event in batch] + [1] * num_padded).long(),
             torch.tensor([self.position[e.slot] for e in batch] + [0] * num_padded).long(),
             torch.tensor([e.slot for e in batch] + [self.history.scratch_slot] * num_padded).long(),
         )
+        got = None
+        if drafts:
+            got = self.history.advance(*arguments)
+        else:
+            self.history.defer(*arguments)
+            arguments[0].fill_(-1)
         for i, event in enumerate(batch):
             kept = hidden[first[i] : first[i] + event.kept]
             states, known = self.oracle.advance(event.slot, self.position[event.slot], kept)
-            assert torch.equal(got.states[i], states), (event, got.states[i], states)
-            assert int(got.known[i]) == known, event
+            if got is not None:
+                assert torch.equal(got.states[i], states), (event, got.states[i], states)
+                assert int(got.known[i]) == known, event
             self.position[event.slot] += event.kept
 
     def _before(self, event: Event) -> None:
@@ -126,6 +137,28 @@ def test_states_and_known_equal_the_oracle(
     rig = Rig(stride)
     for batch, num_padded in steps:
         rig.step(batch, num_padded)
+
+
+@pytest.mark.parametrize("kind", [History, LazyHistory])
+@settings(max_examples=200, deadline=None)
+@given(
+    stride=st.integers(1, 4),
+    steps=ANY_EVENTS,
+    drafting=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_steps_without_drafts_leave_no_gap(
+    kind: type[History],
+    stride: int,
+    steps: list[tuple[list[Event], int]],
+    drafting: list[bool],
+) -> None:
+    """Whatever steps draft, those that do read what the oracle says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vllm_lmtp.lazy_history.MOST", 12)
+        rig = Rig(stride, kind=kind)
+        for (batch, num_padded), drafts in zip(steps, drafting, strict=False):
+            rig.step(batch, num_padded, drafts)
+        rig.step([Event(slot, "", 0, 1, 0) for slot in range(SLOTS)])
 
 
 @settings(max_examples=30, deadline=None)
@@ -207,6 +240,32 @@ def test_reset_is_what_keeps_requests_apart_when_positions_agree() -> None:
 
     assert advance_one(with_reset, [9.0], start=2) == ([9.0, 9.0], 1)
     assert advance_one(without, [9.0], start=2) == ([2.0, 9.0], 2)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_drafting_resumes_warm_after_any_number_of_steps_without(stride: int) -> None:
+    """Two requests run all along; a third waited too long, and is cold rather than wrong."""
+    rig = Rig(stride, kind=LazyHistory)
+    rig.step([Event(slot, "", 0, 4, 1) for slot in range(3)])
+    rig.step([Event(slot, "", 0, 1, 0) for slot in range(3)], drafts=False)
+    for _ in range(3 * MOST):
+        rig.step([Event(slot, "", 0, 1, 0) for slot in range(2)], drafts=False)
+    assert int(rig.history.tail_end[0]) == 3  # nothing was joined meanwhile
+    rig.oracle.reset(2)
+    rig.step([Event(slot, "", 0, 1, 0) for slot in range(3)])
+
+
+def test_resets_between_steps_without_drafts_are_kept_in_order() -> None:
+    """Also when the steps are forgotten: a slot changes hands where positions agree."""
+    for steps_after in (0, 1, MOST, 2 * MOST):
+        rig = Rig(2, kind=LazyHistory)
+        rig.step([Event(0, "", 0, 3, 0)])
+        rig.step([Event(1, "", 0, 1, 0)], drafts=False)
+        # The slot is given away at once, and its new request runs only after the others.
+        rig.step([Event(0, "replaced", 3, 0, 0), Event(1, "", 0, 1, 0)], drafts=False)
+        for _ in range(steps_after):
+            rig.step([Event(1, "", 0, 1, 0)], drafts=False)
+        rig.step([Event(0, "", 0, 1, 0), Event(1, "", 0, 1, 0)])
 
 
 def replaced_where_the_tail_ends(rig: Rig) -> None:

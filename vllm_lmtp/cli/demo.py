@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 
+from vllm_lmtp.cli.arguments import add_dtype_argument
 from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
     add_json_flag,
@@ -14,8 +15,6 @@ from vllm_lmtp.cli.output import (
     stride_argument,
 )
 from vllm_lmtp.cli.subject import Subject, subject_of
-
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--prompts", type=positive_argument, metavar="N", help="how many prompts; default: all")
     add("--max-tokens", type=positive_argument, metavar="N", help="default: 96; smollm2: 128")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add_dtype_argument(parser)
     add(
         "--rounds", type=positive_argument, metavar="N", help="timed rounds; default: 3; smollm2: 1"
     )

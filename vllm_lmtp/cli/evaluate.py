@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.cli import speed, whole_report
+from vllm_lmtp.cli import quality, serve, speed, whole_report
+from vllm_lmtp.cli.arguments import add_option_argument
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import add_json_flag, print_json, print_progress
 
@@ -49,14 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             metavar="KIND",
             help="lmtp_scorer; several are compared; the checkpoint's choice when left out",
         )
-        command.add_argument(
-            "--option",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="another key of the speculative config, such as num_speculative_tokens=2",
-        )
+        add_option_argument(command)
     speed.add_parser(commands)
+    serve.add_parser(commands)
+    quality.add_parser(commands)
     whole_report.add_parser(commands)
     render = commands.add_parser("render", help="the Markdown page of a JSON result")
     render.add_argument("result", type=Path, metavar="JSON", help="as --output wrote it")

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_lmtp.cli.arguments import (
+    TINY,
+    add_model_arguments,
+    add_run_arguments,
+    add_set_arguments,
+    add_size_arguments,
+)
 from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
-    add_json_flag,
     positive_argument,
     print_json,
     print_progress,
@@ -23,73 +29,24 @@ if TYPE_CHECKING:
     from vllm_lmtp.eval.asking import Questions, Settings
     from vllm_lmtp.eval.variants import Variant
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
-STYLES = ("auto", "chat", "raw")
-TINY = "tiny"
-
 Measure = Callable[["list[Variant]", "Questions", "Settings"], dict[str, Any]]
 
 
 def add_common(parser: argparse.ArgumentParser, batch: bool = True) -> None:
     """Add the arguments; `batch`: whether the command takes requests at a time."""
-    add = parser.add_argument
-    add(
-        "--model",
-        metavar="MODEL",
-        default=TINY,
-        help="the target: folder or id; tiny, the embedded one (default); smollm2, a chat model, "
-        "fetched once",
-    )
-    add(
-        "--heads",
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="heads to measure; several are compared; the model's own when left out",
-    )
-    add(
-        "--set",
-        default="stories",
-        metavar="NAME",
-        help="stories, questions, gsm8k_test, mt_bench, spec_bench, humaneval, mbpp_test, or a "
-        'JSONL file whose rows have "prompt" or "tokens" (default: stories)',
-    )
-    add(
-        "--path",
-        type=Path,
-        metavar="DIR",
-        help="holds local copies of the sets, such as gsm8k_test.jsonl; else they are fetched",
-    )
-    add("--limit", type=positive_argument, metavar="N", help="prompts of each group, evenly spread")
-    add(
-        "--style", choices=STYLES, default="auto", help="default: the chat template if there is one"
-    )
-    add(
-        "--longest",
-        type=positive_argument,
-        metavar="N",
-        help="leave out prompts of more tokens; the model's context when left out",
-    )
-    add("--max-tokens", type=positive_argument, default=128, metavar="N", help="default: 128")
-    add("--dtype", choices=DTYPES, default="float32", help="of the engine; default: float32")
+    add_model_arguments(parser)
+    add_set_arguments(parser)
+    add_size_arguments(parser)
     if batch:
-        add(
+        parser.add_argument(
             "--batch",
             type=positive_argument,
             default=8,
             metavar="N",
             help="requests at a time; default: 8",
         )
-    add("--seed", type=int, default=0, metavar="N", help="of the first prompt; default: 0")
-    add(
-        "--threads",
-        type=positive_argument,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="CPU threads; default: all",
-    )
-    add("--output", type=Path, metavar="DIR", help="write JSON, Markdown and a picture here")
-    add_json_flag(parser)
+    add_run_arguments(parser)
+    parser.set_defaults(set="stories")
 
 
 def resolve_model(args: argparse.Namespace) -> None:
@@ -105,6 +62,11 @@ def resolve_model(args: argparse.Namespace) -> None:
     if subject.model != args.model and not args.heads and subject.heads is not None:
         args.heads = [f"{args.model}={subject.heads}"]
     args.model = subject.model
+
+
+def shown_model(model: str) -> str:
+    """A model as a result names it: a folder of this machine by its last part."""
+    return Path(model).resolve().name if os.path.exists(model) else model
 
 
 def run_measurement(
@@ -140,9 +102,7 @@ def run_measurement(
             "provenance": provenance(args.words, args.seed),
             "set": questions.facts,
             "settings": {
-                "model": Path(args.model).resolve().name
-                if os.path.exists(args.model)
-                else args.model,
+                "model": shown_model(args.model),
                 "max_tokens": args.max_tokens,
                 "dtype": args.dtype,
                 "batch": args.batch,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_lmtp.cli.arguments import add_option_argument
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import positive_argument, print_progress
 from vllm_lmtp.errors import refuse
@@ -27,6 +30,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_common(parser, batch=False)
     add_load_arguments(parser, streams=[1, 8, 32, 64], rounds=3)
+    add = parser.add_argument
+    add(
+        "--contexts",
+        type=positive_argument,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="tokens of every prompt, which others of the set are put before; several are "
+        "measured with every number of streams; default: prompts as they are",
+    )
+    add_method_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which methods are compared."""
     add = parser.add_argument
     add(
         "--only",
@@ -59,7 +78,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME=JSON",
         help="measure any other speculative config too",
     )
-    parser.set_defaults(run=run)
+    add_option_argument(parser)
 
 
 def add_load_arguments(
@@ -97,13 +116,6 @@ def add_load_arguments(
         metavar="N",
         help="engines alive at once, where memory is short; the others are started anew each time",
     )
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another key of lmtp's speculative config",
-    )
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -118,13 +130,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
         args.eager,
         args.alive,
         args.threads,
+        tuple(sorted(set(getattr(args, "contexts", [])))) or (None,),
     )
 
 
 def prepare_loads(args: argparse.Namespace) -> None:
     """What the loads need before vLLM is imported."""
     args.batch = max(args.streams)
-    # Room for the highest load; a user's own choice holds.
+    prepare_cache()
+
+
+def prepare_cache() -> None:
+    """Room for the highest load; a user's own choice holds."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB)
 
 
@@ -146,27 +163,47 @@ def run(args: argparse.Namespace) -> int:
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings
     ) -> dict[str, Any]:
-        from vllm_lmtp.eval.process import EngineFailedError
+        from vllm_lmtp.eval.contexts import make_room
 
-        methods = _methods(args, variants)
-        try:
+        plan = plan_of(args)
+        questions = make_room(questions, settings, plan.contexts)
+        methods = methods_of(args, variants)
+        with refusing_failure(settings):
             return speed.measure(
-                methods, questions, settings, plan_of(args), cells_file(args), print_progress
+                methods, questions, settings, plan, cells_file(args), print_progress
             )
-        except EngineFailedError as error:
-            raise refuse(
-                settings.model,
-                "plain decoding",
-                found=str(error),
-                expected="an engine that serves the target",
-                remedy="read vLLM's log above",
-            ) from error
 
     result = run_measurement(args, "speed", measure)
     return 1 if args.dtype == "float32" and speed.differences(result) else 0
 
 
-def _methods(args: argparse.Namespace, variants: list[Variant]) -> list[Any]:
+@contextmanager
+def refusing_failure(settings: Settings) -> Iterator[None]:
+    """Say what failed as refusals do.
+
+    Raises:
+        LMTPError: plain decoding, without which there is nothing to compare with, cannot be run.
+    """
+    from vllm_lmtp.eval.process import EngineFailedError
+
+    try:
+        yield
+    except EngineFailedError as error:
+        raise refuse(
+            settings.model,
+            "plain decoding",
+            found=str(error),
+            expected="an engine that serves the target",
+            remedy="read vLLM's log above",
+        ) from error
+
+
+def methods_of(args: argparse.Namespace, variants: list[Variant]) -> list[Any]:
+    """The methods that the arguments ask for, plain decoding first.
+
+    Raises:
+        LMTPError: one of them is not one.
+    """
     from vllm_lmtp.eval import methods
 
     found = methods.builtin_methods(variants)

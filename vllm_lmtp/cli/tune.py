@@ -1,14 +1,16 @@
-"""`vllm-lmtp tune`: the draft length for each load on this machine, as a ready configuration."""
+"""`vllm-lmtp tune`: the draft length for each load, and the cut, as a ready configuration."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_lmtp.cli.arguments import add_option_argument
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import positive_argument, print_progress
 from vllm_lmtp.cli.speed import add_load_arguments, cells_file, plan_of, prepare_loads
@@ -35,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_common(parser, batch=False)
     add_load_arguments(parser, streams=[1, 2, 4, 8, 16, 32, 64], rounds=3)
+    add_option_argument(parser)
     add = parser.add_argument
     add(
         "--lengths",
@@ -42,6 +45,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         metavar="N",
         help="draft lengths to try beside 0; default: all that the heads give",
+    )
+    add(
+        "--cuts",
+        type=_cut,
+        nargs="+",
+        default=[],
+        metavar="C",
+        help="values of lmtp_min_confidence to try beside none, such as 0.1 0.3, with every "
+        "length (Model Runner V1)",
     )
     add(
         "--least-gain",
@@ -111,8 +123,9 @@ def run(args: argparse.Namespace) -> int:
             args.least_gain,
             cells_file(args),
             print_progress,
+            args.cuts,
         )
-        config = tuning.tuned(variant, found["schedule"])
+        config = tuning.tuned(variant, found["schedule"], found["cut"])
         write_config(file, args, config, found)
         shown = Method("tuned", config).facts()["speculative_config"]
         found["speculative_config"] = shown
@@ -174,12 +187,14 @@ def _reasons(found: Mapping[str, Any]) -> list[str]:
     ratios = {
         (load["streams"], load["length"]): load["speed_up"]["median"]
         for load in found["loads"]
-        if load["speed_up"]
+        if load["speed_up"] and load["cut"] == found["cut"]
     }
+    cut = f" cut at {found['cut']:g}" if found["cut"] else ""
     return [
         f"#   {entry['streams']}: "
         + (
-            f"{entry['length']} draft token(s), {ratios[entry['streams'], entry['length']]:.2f}"
+            f"{entry['length']} draft token(s){cut}, "
+            f"{ratios[entry['streams'], entry['length']]:.2f}"
             if entry["length"]
             else "no drafts, nothing pays"
         )
@@ -209,10 +224,18 @@ def _verify(
 
 
 def _gain(text: str) -> float:
+    return _share(text, "a share from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def _cut(text: str) -> float:
+    return _share(text, "a probability above 0 and below 1", lambda value: 0 < value < 1)
+
+
+def _share(text: str, what: str, fits: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value

@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.cli.measuring import DTYPES, STYLES, TINY, resolve_model
-from vllm_lmtp.cli.output import (
-    add_json_flag,
-    positive_argument,
-    print_json,
-    print_progress,
-    stdout_to_stderr,
-)
+from vllm_lmtp.cli.arguments import add_model_arguments, add_run_arguments, add_set_arguments
+from vllm_lmtp.cli.measuring import resolve_model
+from vllm_lmtp.cli.output import positive_argument, print_json, print_progress, stdout_to_stderr
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.hub import resolve_folder
 
@@ -32,24 +27,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "report", help="heads, acceptance, losslessness, tuning and speed on one page"
     )
-    add = parser.add_argument
-    add("--model", default=TINY, metavar="MODEL", help="tiny (default), smollm2, or a folder")
-    add("--heads", metavar="DIR", help="the model's own when left out")
-    add("--quick", action="store_true", help="less of everything; nothing is compiled")
-    add("--set", metavar="NAME", help="spec_bench where --path has it, else a small one of ours")
-    add("--path", type=Path, metavar="DIR", help="holds local copies of the sets")
-    add("--style", choices=STYLES, default="auto", help="default: the chat template if any")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
-    add(
-        "--threads",
-        type=positive_argument,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="CPU threads; default: all",
+    add_model_arguments(parser)
+    add_set_arguments(parser)
+    parser.add_argument(
+        "--quick", action="store_true", help="less of everything; nothing is compiled"
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="where everything is written")
-    add_json_flag(parser)
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="score these with lm-evaluation-harness too, with and without speculation",
+    )
+    parser.add_argument(
+        "--documents", type=positive_argument, metavar="N", help="of each of the tasks"
+    )
+    add_run_arguments(parser, output_required=True)
     parser.set_defaults(run=run)
 
 
@@ -67,19 +60,32 @@ def run(args: argparse.Namespace) -> int:
 
         report.check_output(args.output)
         name = args.model
-        args.heads = [f"heads={args.heads}"] if args.heads else []
+        if len(args.heads) > 1:
+            raise refuse(
+                "report",
+                "--heads",
+                found=f"{len(args.heads)} of them",
+                expected="one, which the tuned configuration is made for",
+                remedy="make a report of each, or compare them with `eval acceptance`",
+            )
+        given = list(args.heads)
         resolve_model(args)
-        heads = args.heads[0].partition("=")[2] if args.heads else args.model
+        heads = args.heads[0].rpartition("=")[2] if args.heads else args.model
         checkpoint = read_checkpoint(resolve_folder(heads))
         size = parts.QUICK if args.quick else parts.FULL
-        common = _common(args, name)
-        words = parts.part_words(size, common, checkpoint.schedule.max_drafts, args.output)
+        words = parts.part_words(
+            size,
+            _common(args, name, given),
+            checkpoint.schedule.max_drafts,
+            args.output,
+            _exam(args, name, given) if args.tasks else (),
+        )
         stamps = parts.Stamps(args.output)
         files = {"model": stamp_of(args.model), "heads": stamp_of(heads)}
         failed: dict[str, str] = {}
         seconds: dict[str, float] = {}
         different = False
-        for kind in parts.KINDS:
+        for kind in words:
             facts = {"words": words[kind], "files": files}
             if stamps.has(kind, facts):
                 print_progress(f"{kind}: measured before")
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
                 stamps.note(kind, facts)
             else:
                 failed[kind] = f"its command ended with {code}; the log says why"
-        if len(failed) == len(parts.KINDS):
+        if len(failed) == len(words):
             raise refuse(
                 str(args.output),
                 "parts",
@@ -110,14 +116,25 @@ def run(args: argparse.Namespace) -> int:
     return DIFFERENT if failed or different else 0
 
 
-def _common(args: argparse.Namespace, name: str) -> list[str]:
-    """Arguments of all parts. The model is given as it was named, so that results say so."""
-    heads = ["--heads", args.heads[0]] if args.heads and name == args.model else []
+def _common(args: argparse.Namespace, name: str, heads: list[str]) -> list[str]:
+    """Arguments of all parts that ask prompts."""
     path = [] if args.path is None else ["--path", str(args.path)]
     chosen = args.set or _default_set(args)
-    words = ["--model", name, *heads, "--set", chosen, *path, "--style", args.style]
+    return [*_subject(args, name, heads), "--set", chosen, *path, "--style", args.style]
+
+
+def _exam(args: argparse.Namespace, name: str, heads: list[str]) -> list[str]:
+    """Arguments of `eval quality`."""
+    documents = [] if args.documents is None else ["--limit", str(args.documents)]
+    chat = ["--chat"] if args.style == "chat" else []
+    return [*_subject(args, name, heads), "--tasks", *args.tasks, *documents, *chat]
+
+
+def _subject(args: argparse.Namespace, name: str, heads: list[str]) -> list[str]:
+    """The model as it was named, so that results say so, its heads, and how all parts run."""
+    given = ["--heads", *heads] if heads else []
     numbers = ["--seed", str(args.seed), "--threads", str(args.threads)]
-    return [*words, "--dtype", args.dtype, *numbers]
+    return ["--model", name, *given, "--dtype", args.dtype, *numbers]
 
 
 def _default_set(args: argparse.Namespace) -> str:

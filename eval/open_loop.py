@@ -1,0 +1,162 @@
+"""Methods under open-loop load: requests arrive at a rate, whatever became of those before them.
+
+`eval speed` keeps a number of requests in flight, so a slow engine is asked less. Users do not wait
+for each other: here they arrive as Poisson has it, over HTTP, and what counts is how long each
+waits. Every method's server is alive all along, and in every round each takes its turn with the
+same arrivals, as in `eval speed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vllm_lmtp.eval.asking import Progress, Questions, Settings
+from vllm_lmtp.eval.contexts import prompts
+from vllm_lmtp.eval.methods import PLAIN, Method
+from vllm_lmtp.eval.process import EngineFailedError
+from vllm_lmtp.eval.rates import over_rounds
+from vllm_lmtp.eval.servers import Burst, Server
+from vllm_lmtp.eval.speed import SHARED_MEMORY, turned
+
+NUMBERS = {
+    "requests_per_second": "request_throughput",
+    "tokens_per_second": "output_throughput",
+    "first_token_ms": "median_ttft_ms",
+    "first_token_p99_ms": "p99_ttft_ms",
+    "token_ms": "median_tpot_ms",
+    "answer_ms": "median_e2el_ms",
+    "answer_p99_ms": "p99_e2el_ms",
+}
+"""Ours, and what `vllm bench serve` calls them."""
+ACCEPTANCE = "spec_decode_acceptance_length"
+Start = Callable[[str, Mapping[str, Any] | None, Mapping[str, Any], Path], Server]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """rates: requests a second, None for all at once. requests: of each. rounds: of each rate.
+    slots: requests that run at once at most. eager: not compiled. threads: of the CPU, for each."""
+
+    rates: tuple[float | None, ...]
+    requests: int
+    rounds: int
+    slots: int
+    eager: bool
+    threads: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says."""
+        return vars(self) | {"rates": list(self.rates)}
+
+
+def measure(
+    methods: Sequence[Method],
+    questions: Questions,
+    settings: Settings,
+    arrivals: Arrivals,
+    progress: Progress,
+    start: Start = Server,
+) -> dict[str, Any]:
+    """All methods at all rates.
+
+    Args:
+        methods: plain decoding first.
+
+    Raises:
+        EngineFailedError: plain decoding cannot be served.
+    """
+    wanted = [m for m in methods if m.why_not is None]
+    left_out = {m.name: str(m.why_not) for m in methods if m.why_not is not None}
+    servers: dict[str, Server] = {}
+    found: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    with TemporaryDirectory() as logs:
+        try:
+            for number, method in enumerate(wanted):
+                progress(f"{method.name}: starting its server")
+                options = _options(questions, settings, arrivals, len(wanted))
+                log = Path(logs) / f"{number}.log"
+                try:
+                    server = start(settings.model, method.speculative_config, options, log)
+                    servers[method.name] = server
+                    server.bench(_burst(questions, settings, arrivals.slots, None, 0))  # warms up
+                except EngineFailedError as error:
+                    if method.name == PLAIN:
+                        raise
+                    left_out[method.name] = str(error)
+            measured = [m for m in wanted if m.name not in left_out]
+            for number in range(arrivals.rounds):
+                for rate in arrivals.rates:
+                    burst = _burst(questions, settings, arrivals.requests, rate, number)
+                    for method in turned(measured, number):
+                        bench = servers[method.name].bench(burst)
+                        found.setdefault((method.name, rate), []).append(bench)
+                        progress(
+                            f"round {number + 1}, {shown(rate)}, {method.name}: "
+                            f"{bench['output_throughput']:.1f} tokens/s"
+                        )
+        finally:
+            for server in servers.values():
+                server.close()
+    return {
+        "arrivals": arrivals.facts(),
+        "methods": [m.facts() for m in measured],
+        "not_measured": [{"name": name, "why": why} for name, why in left_out.items()],
+        "served": [
+            {"method": m.name, "rate": rate} | summarise(found[m.name, rate], found[PLAIN, rate])
+            for rate in arrivals.rates
+            for m in measured
+        ],
+    }
+
+
+def summarise(
+    rounds: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """One method at one rate.
+
+    Args:
+        rounds: what `vllm bench serve` said in each. plain: of plain decoding in the same rounds.
+
+    Returns:
+        each of NUMBERS with median, least, most and rounds; acceptance_length, None without drafts;
+        sooner: how many times sooner than plain decoding's the median answer was complete.
+    """
+    numbers = {name: over_rounds([r[theirs] for r in rounds]) for name, theirs in NUMBERS.items()}
+    theirs = NUMBERS["answer_ms"]
+    lengths = [r[ACCEPTANCE] for r in rounds if ACCEPTANCE in r]
+    return numbers | {
+        "requests": rounds[0]["completed"],
+        "acceptance_length": over_rounds(lengths)["median"] if lengths else None,
+        "sooner": over_rounds([p[theirs] / r[theirs] for r, p in zip(rounds, plain, strict=True)]),
+    }
+
+
+def shown(rate: float | None) -> str:
+    """A rate in words."""
+    return "all at once" if rate is None else f"{rate:g} requests/s"
+
+
+def _burst(
+    questions: Questions, settings: Settings, count: int, rate: float | None, seed: int
+) -> Burst:
+    return Burst(prompts(questions, count), settings.max_tokens, rate, seed)
+
+
+def _options(
+    questions: Questions, settings: Settings, arrivals: Arrivals, count: int
+) -> dict[str, Any]:
+    """Of `vllm serve`."""
+    options: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "max-num-seqs": arrivals.slots,
+        "max-model-len": questions.context,
+        "gpu-memory-utilization": SHARED_MEMORY / count,
+        # Rounds repeat their prompts.
+        "no-enable-prefix-caching": True,
+        "seed": 0,
+    }
+    return options | ({"enforce-eager": True} if arrivals.eager else {})

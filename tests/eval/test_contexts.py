@@ -1,0 +1,92 @@
+"""Prompts of a given length, and speeds by them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.eval.test_speed import DRAFTED, PLAIN, SETTINGS
+from vllm_lmtp.cli.engines import ENGINE_STEPS, Run
+from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.eval import speed
+from vllm_lmtp.eval.asking import ROOM_FOR_DRAFT, Asked, Questions
+from vllm_lmtp.eval.contexts import make_room, prompts
+from vllm_lmtp.eval.methods import Method
+from vllm_lmtp.eval.pages.speed import speed_ups
+from vllm_lmtp.eval.rates import summarise
+from vllm_lmtp.eval.sets import EvalPrompt
+from vllm_lmtp.eval.speed import Plan
+
+OWN = ([1, 2, 3], [4, 5], [6])
+
+
+def questions(context: int = 64) -> Questions:
+    asked = tuple(Asked(EvalPrompt("a", "g", n), tokens) for n, tokens in enumerate(OWN))
+    return Questions(asked, {}, context)
+
+
+def test_as_they_are() -> None:
+    assert prompts(questions(), 5) == [[1, 2, 3], [4, 5], [6], [1, 2, 3], [4, 5]]
+
+
+def test_the_question_stays_at_the_end() -> None:
+    """Those after it stand before it, the nearest last, and the front is cut."""
+    assert prompts(questions(), 3, 5) == [[6, 4, 5, 1, 2, 3][1:], [2, 3, 6, 4, 5], [5, 1, 2, 3, 6]]
+    assert prompts(questions(), 4, 2) == [[2, 3], [4, 5], [3, 6], [2, 3]]
+    assert {len(p) for p in prompts(questions(), 7, 40)} == {40}
+    assert prompts(questions(), 1, 40)[0][-3:] == [1, 2, 3]
+
+
+def test_engines_have_room_for_the_longest() -> None:
+    assert make_room(questions(), SETTINGS, (None,)) == questions()
+    found = make_room(questions(), SETTINGS, (32, 100))
+    assert found.context == 100 + SETTINGS.max_tokens + ROOM_FOR_DRAFT
+    with pytest.raises(LMTPError, match="--contexts: tokens: found 100000"):
+        make_room(questions(), SETTINGS, (100_000,))
+
+
+class SlowOnLongPrompts:
+    """An engine whose time is the tokens of its prompts; with drafts, half of that."""
+
+    def __init__(self, job: Any) -> None:
+        self.share = 1.0 if job.speculative_config is None else 0.5
+
+    def stream(self, asked: list[list[int]], streams: int, max_tokens: int) -> Run:
+        seconds = self.share * sum(map(len, asked))
+        return Run([[1] * max_tokens for _ in asked], [], [], seconds, Counter({ENGINE_STEPS: 9}))
+
+    def close(self) -> None:
+        pass
+
+
+def test_every_load_with_every_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_lmtp.eval.speed.EngineProcess", SlowOnLongPrompts)
+    plan = Plan((1, 4), 2, 1, 1, eager=True, alive=None, threads=1, contexts=(8, 16))
+    methods = [Method("plain"), Method("lmtp", {"method": "lmtp"})]
+    found = speed.measure(methods, questions(), SETTINGS, plan, None, lambda text: None)
+    rates = {
+        (s["streams"], s["context"], s["method"]): s["tokens_per_second"]["median"]
+        for s in found["speed"]
+    }
+    assert len(rates) == 2 * 2 * 2
+    for (_, context, method), rate in rates.items():
+        assert rate == SETTINGS.max_tokens / (context * (1 if method == "plain" else 0.5))
+    assert {s["speed_up"]["median"] for s in found["speed"] if s["speed_up"]} == {2.0}
+
+
+def test_a_table_for_each_context() -> None:
+    loads = [
+        {"method": name, "streams": 1, "context": context, **summarise([cell], plain)}
+        for context in (8, 16)
+        for name, cell, plain in (("plain", PLAIN, None), ("l", DRAFTED, [PLAIN]))
+    ]
+    made = {
+        "plan": {"streams": [1], "contexts": [8, 16]},
+        "methods": [{"name": "plain"}, {"name": "l"}],
+        "speed": loads,
+    }
+    text = "\n".join(speed_ups(made))
+    assert text.count("| l | 2.00 |") == 2
+    assert "Prompts of 16 tokens:" in text

@@ -1,0 +1,93 @@
+"""A history that leaves the rows of steps without drafts lying until a draft needs them.
+
+Under load a schedule may want no drafts for thousands of steps. Joining each step's rows with the
+stored tails would then be all that drafting costs, and for nothing: only the newest k - 1 rows of a
+request are ever read again. So such a step merely sets its newest rows aside, and the next step
+that drafts joins what was set aside in the order in which it came.
+
+Of more steps than `MOST` the oldest is forgotten. A request that was in none of those kept finds
+that its tail does not end where it goes on, and drafts cold: positions are checked as ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vllm_lmtp.history import History, Rows
+
+MOST = 8
+"""Steps kept. All requests that run are in nearly every step; pipeline stages take turns."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """rows: [R, k - 1, H], the newest of each request, oldest first; those that a request did not
+    have are any. kept, start, slots: as in `History.advance`. resets: slots that were reset after
+    this step and before the next one."""
+
+    rows: torch.Tensor
+    kept: torch.Tensor
+    start: torch.Tensor
+    slots: torch.Tensor
+    resets: list[int] = field(default_factory=list)
+
+
+class LazyHistory(History):
+    """As `History`, which it equals wherever a draft looks."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._aside: deque[_Step] = deque()
+
+    def reset(self, slot: int) -> None:
+        """As `History.reset`, after what was set aside before it."""
+        if self._aside:
+            self._aside[-1].resets.append(slot)
+        else:
+            super().reset(slot)
+
+    def defer(
+        self,
+        hidden: torch.Tensor,
+        first: torch.Tensor,
+        kept: torch.Tensor,
+        start: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """Set a step's newest rows aside; arguments as in `advance`, and kept by reference but for
+        `hidden`, which runners write over."""
+        if self.stride == 1:
+            return
+        if len(self._aside) == MOST:
+            for slot in self._aside.popleft().resets:
+                super().reset(slot)
+        newest = (first + kept - 1).unsqueeze(1) - self.lags[1:]
+        self._aside.append(_Step(hidden[newest.clamp_(min=0)], kept, start, slots))
+
+    def advance(
+        self,
+        hidden: torch.Tensor,
+        first: torch.Tensor,
+        kept: torch.Tensor,
+        start: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> Rows:
+        """As `History.advance`."""
+        self.catch_up()
+        return super().advance(hidden, first, kept, start, slots)
+
+    def catch_up(self) -> None:
+        """Join what was set aside. A graph of `advance` does not know of it, so call this first."""
+        while self._aside:
+            step = self._aside.popleft()
+            count, most, size = step.rows.shape
+            few = step.kept.clamp(max=most)
+            ends = most * torch.arange(1, count + 1, device=few.device)
+            rows = step.rows.reshape(-1, size)
+            super().advance(rows, ends - few, few, step.start + step.kept - few, step.slots)
+            for slot in step.resets:
+                super().reset(slot)
