@@ -23,7 +23,9 @@ class Checkpoint:
             output, counters = oracle.expect(prompt, GREEDY["max_tokens"])
             self.outputs.append([output])
             self.counters += counters
-        self.texts = [tokenizer.decode(output) for (output,) in self.outputs]
+        self.texts = [
+            tokenizer.decode(output, skip_special_tokens=True).strip() for (output,) in self.outputs
+        ]
 
     def check(self, host: EngineHost) -> None:
         reply = host.generate(self.prompts, {**GREEDY, "detokenize": False})

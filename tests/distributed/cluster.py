@@ -39,7 +39,9 @@ class Node:
         return f"http://{self.ip}:{self.metrics_port}/metrics"
 
     def family(self) -> list[psutil.Process]:
-        """All processes of the node."""
+        """All processes of the node; none once it has ended, when its number may be another's."""
+        if self.process.poll() is not None:
+            return []
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = psutil.Process(self.process.pid)
             return [raylet, *raylet.children(recursive=True)]
@@ -62,7 +64,7 @@ class Node:
                 return True
             family = self.family()
             time.sleep(0.2)
-        _kill([*family, *self.family()])
+        _kill(family or self.family())
         self.process.wait()
         return False
 

@@ -48,7 +48,7 @@ def test_batch_and_its_metrics_under_rays_names(checkpoint: Checkpoint, tmp_path
     answers = {row["prompt"]: row["text"] for row in map(json.loads, out.splitlines())}
     assert answers.keys() == set(OPENINGS)
     for text, written in zip(OPENINGS, checkpoint.texts, strict=True):
-        assert answers[text].startswith(written)
+        assert answers[text].strip().startswith(written)  # which is of 80 tokens, not 256
     accepted = seen["ray_vllm_spec_decode_num_accepted_tokens_total"]
     assert seen["ray_vllm_lmtp_num_accepted_tokens_total"] == accepted > 0
     drafted = seen["ray_vllm_spec_decode_num_draft_tokens_total"]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain
+from tests.chain import Chain, save_chain
 from tests.distributed.checkpoint import Checkpoint
 from tests.distributed.cluster import UNCOMPILED
 from tests.distributed.layouts import CHAIN, CHECKPOINT, DATA, V1, V2, mark
+from tests.distributed.mixture import save_mixture
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
 
@@ -49,6 +50,32 @@ def test_both_ranks_draft_as_one_would(ranks: EngineHost, chain: Chain, chain_fo
     check(ranks, chain, prompts, 20, 6, 512)
     alone = ranks.generate(prompts, {"max_tokens": 8, "temperature": 0, "detokenize": False})
     assert alone["drafts_by_rank"][0] == 0 < alone["drafts_by_rank"][1]
+
+
+def test_a_rank_without_requests_keeps_step(chain: Chain, tmp_path: Path) -> None:
+    """Experts are shared by all ranks in every step: one that took no part would stop the rest."""
+    target = save_mixture(chain, tmp_path / "mixture")
+    heads = save_chain(chain, tmp_path / "heads", "heads")
+    host = EngineHost(
+        *V1,
+        tmp_path / "host.log",
+        processes=True,
+        module="tests.distributed.ranks_host",
+        variables=UNCOMPILED,
+    )
+    try:
+        host.start(
+            target,
+            speculative_config={"method": "lmtp", "model": str(heads)},
+            max_num_batched_tokens=64,
+            **DATA.args,
+        )
+        prompts = prompts_of(chain, [5, 40, 41, 90])
+        for rank in (1, 0, None):
+            host.call("pin", rank=rank)
+            check(host, chain, prompts, 20, 6, 512)
+    finally:
+        host.close()
 
 
 @with_model(CHECKPOINT)

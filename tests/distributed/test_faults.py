@@ -69,6 +69,7 @@ class Run:
 
 
 Runs = Callable[..., Any]
+Fault = Callable[[Cluster], None]
 
 
 @pytest.fixture
@@ -103,11 +104,7 @@ def run(chain: Chain, chain_folder: Path, tmp_path: Path) -> Runs:
     return started
 
 
-def faults_of(layout: Any) -> pytest.MarkDecorator:
-    return mark(layout, V1, FAULT)
-
-
-@faults_of(tensor(2))
+@mark(tensor(2), V1, FAULT)
 def test_a_killed_worker_ends_the_run(run: Runs) -> None:
     for rank in (0, 1):  # the second start is the restart after the first fault
         with run({}, LONG) as running:
@@ -120,14 +117,6 @@ def test_a_killed_worker_ends_the_run(run: Runs) -> None:
     with run({}, 0) as again:
         again.serves()
         assert again.process.wait(SECONDS) == 0
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes, mended after every fault."""
-    made = Cluster(2, 1, tmp_path_factory.mktemp("cluster"))
-    yield made
-    made.close()
 
 
 def worker_dies(cluster: Cluster) -> None:
@@ -149,54 +138,58 @@ def head_dies(cluster: Cluster) -> None:
     cluster.nodes[0].kill()
 
 
-FAULTS = {
-    worker_dies: [],
-    node_dies: [1],
-    node_falls_silent: [1],
-    head_dies: [0, 1],  # which takes the cluster with it
-}
+# Each with the nodes that are started again afterwards; the head takes the cluster with it.
+FAULTS: list[tuple[Fault, list[int]]] = [
+    (worker_dies, []),
+    (node_dies, [1]),
+    (node_falls_silent, [1]),
+    (head_dies, [0, 1]),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-@faults_of(tensor(2, nodes=2))
-def test_a_fault_in_a_cluster_ends_the_run(
-    run: Runs, cluster: Cluster, fault: Callable[[Cluster], None]
+@mark(tensor(2, nodes=2), V1, FAULT)
+def test_a_fault_in_a_cluster_ends_the_run_and_a_slow_node_does_not(
+    run: Runs, tmp_path: Path
 ) -> None:
-    ray = {"distributed_executor_backend": "ray"}
-    with run(cluster.variables, LONG, **ray) as running:
-        running.serves()
-        running.generates()
-        fault(cluster)
-        running.must_end_with_an_error()
-    for node in FAULTS[fault]:
-        cluster.nodes[node].kill()
-    for node in FAULTS[fault]:
-        cluster.start(node)
-    with run(cluster.variables, 0, **ray) as again:
-        again.serves()
-        assert again.process.wait(SECONDS) == 0
+    """Every start is the restart after the fault before it, and must serve."""
+    cluster = Cluster(2, 1, tmp_path)
+    try:
+        for fault, nodes in FAULTS:
+            with run(cluster.variables, LONG, distributed_executor_backend="ray") as running:
+                running.serves()
+                running.generates()
+                fault(cluster)
+                running.must_end_with_an_error()
+            for node in nodes:
+                cluster.nodes[node].kill()
+            for node in nodes:
+                cluster.start(node)
+        with run(cluster.variables, 20, distributed_executor_backend="ray") as running:
+            running.serves()
+            with hampered(*cluster.nodes[1].workers()):
+                running.serves()
+                assert running.process.wait(SECONDS) == 0
+    finally:
+        cluster.close()
 
 
-@faults_of(tensor(2, nodes=2))
-def test_a_slow_node_only_slows(run: Runs, cluster: Cluster) -> None:
-    with run(cluster.variables, 20, distributed_executor_backend="ray") as running:
-        running.serves()
-        (worker,) = cluster.nodes[1].workers()
-        ended = threading.Event()
+@contextmanager
+def hampered(worker: psutil.Process) -> Iterator[None]:
+    """Four fifths of the time it does nothing."""
+    ended = threading.Event()
 
-        def hamper() -> None:
-            """Four fifths of the time it does nothing."""
+    def hamper() -> None:
+        with suppress(psutil.NoSuchProcess):
             while not ended.is_set():
                 worker.suspend()
                 time.sleep(0.04)
                 worker.resume()
                 time.sleep(0.01)
 
-        hampering = threading.Thread(target=hamper)
-        hampering.start()
-        try:
-            running.serves()
-            assert running.process.wait(SECONDS) == 0
-        finally:
-            ended.set()
-            hampering.join()
+    hampering = threading.Thread(target=hamper)
+    hampering.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        hampering.join()
