@@ -13,7 +13,9 @@ test-all: .venv/.ready
 	$(BIN)/python -m pytest
 
 test-distributed: .venv/.ready
-	$(BIN)/python -m pytest tests/distributed tests/engine/test_processes.py
+	$(BIN)/python -m pytest tests/distributed tests/engine/test_processes.py \
+	  --layouts tests/distributed/record.json
+	$(BIN)/python -m tests.distributed.table
 
 test-wheels: .venv/.ready
 	$(BIN)/python -m pytest -m wheels

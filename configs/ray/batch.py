@@ -1,25 +1,40 @@
-"""Offline batch over a Ray cluster: prompts, one a line, from stdin; answers as JSON lines.
+"""Offline batch with Ray Data: prompts, one a line of a file; answers as JSON lines.
 
-RAY_ADDRESS=HEAD:6379 VLLM_HOST_IP=HEAD python configs/ray/batch.py CHECKPOINT [TP] < prompts.txt
+RAY_ADDRESS=HEAD:6379 python configs/ray/batch.py CHECKPOINT PROMPTS [REPLICAS [ENGINE]]
+
+REPLICAS engines share the prompts, on whichever nodes have room. ENGINE: vLLM's options as JSON;
+{"tensor_parallel_size": 2} splits each engine over two GPUs, of two nodes if need be.
 """
 
 import json
 import sys
 
 
-def main() -> None:
-    from vllm import LLM, SamplingParams
+def main(checkpoint: str, prompts: str, replicas: str = "1", engine: str = "{}") -> None:
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    llm = LLM(
-        sys.argv[1],
-        speculative_config="lmtp",
-        distributed_executor_backend="ray",
-        tensor_parallel_size=int(sys.argv[2]) if len(sys.argv) > 2 else 2,
+    ray.init(address="auto")
+    config = vLLMEngineProcessorConfig(
+        model_source=checkpoint,
+        engine_kwargs={"speculative_config": {"method": "lmtp"}, **json.loads(engine)},
+        concurrency=int(replicas),
+        batch_size=64,
+        chat_template_stage=False,  # the prompts are complete as they are
     )
-    prompts = [line.rstrip("\n") for line in sys.stdin]
-    for output in llm.generate(prompts, SamplingParams(temperature=0, max_tokens=256)):
-        print(json.dumps({"prompt": output.prompt, "text": output.outputs[0].text}))
+    process = build_processor(
+        config,
+        preprocess=lambda row: {
+            "prompt": row["prompt"],
+            "sampling_params": {"temperature": 0, "max_tokens": 256},
+        },
+        postprocess=lambda row: {"prompt": row["prompt"], "text": row["generated_text"]},
+    )
+    with open(prompts) as lines:
+        rows = [{"prompt": line.rstrip("\n")} for line in lines]
+    for answer in process(ray.data.from_items(rows)).iter_rows():
+        print(json.dumps({"prompt": answer["prompt"], "text": answer["text"]}), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,9 +1,8 @@
-"""Ray clusters on this machine: each raylet stands for a node."""
+"""Ray clusters on this machine: each raylet stands for a node, with an address of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -11,124 +10,181 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.engine.client import environment
 
+START_SECONDS = 300  # a raylet is up in 10 s on an idle machine
+STARTED = "Ray runtime started"
+# What vLLM compiles on a CPU even so is little, but takes a compiler a minute in every new process.
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+
+@dataclass(frozen=True)
+class Node:
+    """A raylet and all that it started."""
+
+    ip: str
+    metrics_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.ip}:{self.metrics_port}/metrics"
+
+    def family(self) -> list[psutil.Process]:
+        """All processes of the node; none once it has ended, when its number may be another's."""
+        if self.process.poll() is not None:
+            return []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            raylet = psutil.Process(self.process.pid)
+            return [raylet, *raylet.children(recursive=True)]
+        return []
+
+    def workers(self) -> list[psutil.Process]:
+        """vLLM's workers on the node."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "RayWorkerProc" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def has_joined(self, deadline: float) -> bool:
+        """Wait until it has, which Ray gives it 30 s for; if it does not, nothing of it is left."""
+        family: list[psutil.Process] = []
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if STARTED in self.log.read_text():
+                return True
+            family = self.family()
+            time.sleep(0.2)
+        _kill(family or self.family())
+        self.process.wait()
+        return False
+
+    def kill(self) -> None:
+        """It goes away at once, with all its processes."""
+        _kill(self.family())
+        self.process.wait()
+
+    def close(self) -> None:
+        family = self.family()
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        _kill(family)
+        self.process.wait()
 
 
 class Cluster:
-    """Raylets on loopback, with `gpus` pretended GPUs each.
+    """Nodes on loopback, with `gpus` pretended GPUs each. The first is Ray's head.
 
     Args:
-        nodes: how many raylets.
+        nodes: how many to start with.
         gpus: workers that a node may have.
-        log: file for what Ray prints.
+        folder: gets what Ray prints.
         runner, asynchronous: as of `EngineHost`, whose engines run here.
     """
 
     def __init__(
-        self, nodes: int, gpus: int, log: Path, runner: int = 1, asynchronous: bool = False
+        self, nodes: int, gpus: int, folder: Path, runner: int = 1, asynchronous: bool = False
     ) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+        pytest.importorskip("ray")
+        self._gpus, self._folder = gpus, folder
+        self._environment = environment(runner, asynchronous)
+        self._address = ""  # of Ray's head
         # A socket's path must be short, which pytest's folders are not.
-        self.folder = tempfile.mkdtemp(prefix="lmtp-ray-")
-        self.variables = {
-            "VLLM_LMTP_RAY_CPU": "1",
-            "VLLM_HOST_IP": "127.0.0.1",
-            "RAY_AUTH_MODE": "disabled",  # nobody else is served
-            "RAY_ADDRESS": self.address,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_memory_usage_threshold": "1.0",
-        }
-        self._env = environment(runner, asynchronous) | self.variables
-        self._log = log.open("w")
-        self._nodes: list[subprocess.Popen[bytes]] = []
+        self._sockets = tempfile.mkdtemp(prefix="lmtp-ray-")
+        self.nodes: list[Node] = []
         try:
             for index in range(nodes):
-                self._start(index, gpus)
+                self.start(index)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, index: int, gpus: int) -> None:
-        where = (
-            [
-                "--head",
-                f"--port={self.address.split(':')[1]}",
-                f"--temp-dir={self.folder}",
-                "--include-dashboard=false",
-            ]
-            if index == 0
-            else [f"--address={self.address}"]
-        )
-        ray = Path(sys.executable).with_name("ray")
-        command = [str(ray), "start", "--block", *where, "--node-ip-address=127.0.0.1"]
-        command += [f"--num-gpus={gpus}", "--num-cpus=2"]
-        command += ["--object-store-memory=100000000", "--disable-usage-stats"]
-        env = {k: v for k, v in self._env.items() if k != "RAY_ADDRESS"}
-        node = subprocess.Popen(
-            command, env=env, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        self._nodes.append(node)
-        self._wait(index + 1, gpus)
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of a process on the first node that uses the cluster."""
+        return _variables(self.nodes[0].ip) | {"RAY_ADDRESS": self._address}
 
-    def _wait(self, nodes: int, gpus: int) -> None:
-        """Until the cluster has so many nodes."""
-        script = (
-            "import ray; ray.init(address='auto', log_to_driver=False);"
-            "print('have', int(ray.cluster_resources().get('GPU', 0)))"
-        )
-        for _ in range(60):
-            done = subprocess.run(
-                [sys.executable, "-c", script],
-                env=self._env,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if f"have {nodes * gpus}" in done.stdout:
+    def start(self, index: int, variables: Mapping[str, str] | None = None) -> None:
+        """Start a node, for the first time or again, and wait until it has joined.
+
+        variables: of this node alone.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            node = self._launch(index, variables or {})
+            self.nodes[index : index + 1] = [node]
+            if node.has_joined(deadline):
                 return
-            if any(node.poll() is not None for node in self._nodes):
-                break
-            time.sleep(1)
-        raise RuntimeError(f"no cluster of {nodes} node(s): {done.stderr[-2000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"node {index} did not start:\n{node.log.read_text()}")
 
-    def workers(self, title: str = "RayWorkerProc") -> list[psutil.Process]:
-        """Processes of vLLM's workers on every node."""
-        found = []
-        for node in self._nodes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(node.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        if title in " ".join(child.cmdline()):
-                            found.append(child)
-        return found
+    def _launch(self, index: int, variables: Mapping[str, str]) -> Node:
+        ip = f"127.0.0.{2 + index}"  # Ray would replace 127.0.0.1 by the machine's outer address
+        metrics_port = _free_port(ip)
+        ray = Path(sys.executable).with_name("ray")
+        command = [str(ray), "start", "--block", f"--node-ip-address={ip}"]
+        command += [f"--num-gpus={self._gpus}", "--num-cpus=2", "--disable-usage-stats"]
+        command += [f"--metrics-export-port={metrics_port}", "--object-store-memory=100000000"]
+        if index == 0:
+            port = _free_port(ip)
+            self._address = f"{ip}:{port}"
+            command += ["--head", f"--port={port}", f"--temp-dir={self._sockets}"]
+            command += ["--include-dashboard=false"]
+        else:
+            command += [f"--address={self._address}"]
+        log = self._folder / f"node-{index}.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                command,
+                env=self._environment | _variables(ip) | dict(variables),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        return Node(ip, metrics_port, process, log)
 
     def close(self) -> None:
         """End every process of the cluster, and no other."""
-        for node in reversed(self._nodes):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family = psutil.Process(node.pid).children(recursive=True)
-                node.send_signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    node.wait(20)
-                node.kill()
-                for process in family:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-                node.wait()
-        self._log.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for node in reversed(self.nodes):
+            node.close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
 
-def in_cluster(cluster: Cluster) -> dict[str, str]:
-    """Variables of a process that uses the cluster."""
-    return {"PATH": os.environ["PATH"]} | cluster.variables
+def _variables(ip: str) -> dict[str, str]:
+    return {
+        "VLLM_LMTP_RAY_CPU": "1",
+        "VLLM_HOST_IP": ip,
+        "RAY_AUTH_MODE": "disabled",  # nobody else is served
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_usage_threshold": "1.0",
+        # Ray starts workers at niceness 15: beside any other work they would hardly start.
+        "RAY_worker_niceness": "0",
+        # A node that has stopped answering is given up after about 25 s, not 65.
+        "RAY_health_check_timeout_ms": "4000",
+        "RAY_health_check_failure_threshold": "4",
+        "RAY_metrics_report_interval_ms": "1000",
+        **UNCOMPILED,
+    }
+
+
+def _kill(family: list[psutil.Process]) -> None:
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as found:
+        found.bind((address, 0))
+        return found.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The chain model, shared with the engine tests; every test here is marked."""
+"""The models, some shared with the engine tests; every test here is marked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.distributed.checkpoint import Checkpoint
 from tests.engine.conftest import chain, chain_folder
 
 __all__ = ["chain", "chain_folder"]
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Checkpoint:
+    return Checkpoint()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

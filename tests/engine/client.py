@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class EngineHost:
         processes: engine core and workers in processes of their own, as vLLM has it by default.
         path: a folder put on the host's PYTHONPATH.
         hub: a folder that stands for the cache of the Hugging Face hub.
+        module: what runs in the process, `host.py` or what extends it.
+        variables: added to the process's environment.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class EngineHost:
         processes: bool = False,
         path: Path | None = None,
         hub: Path | None = None,
+        module: str = "tests.engine.host",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.runner, self.asynchronous, self.log = runner, asynchronous, log
         self.processes = processes
@@ -55,8 +60,9 @@ class EngineHost:
             env["PYTHONPATH"] += f"{os.pathsep}{path}"
         if hub is not None:
             env["HF_HUB_CACHE"] = str(hub)
+        env |= variables or {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.host"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             env=env,
             stdin=subprocess.PIPE,

@@ -81,16 +81,21 @@ class Host:
         return {}
 
     def counters(self) -> dict[str, float]:
-        """Every counter by name and the labels that matter."""
+        """Every counter by name and the labels that matter; the sum where there are several."""
+        from vllm.v1.metrics.reader import get_metrics_snapshot
+
         found: dict[str, float] = {}
-        for metric in self.llm.get_metrics():
+        for metric in get_metrics_snapshot():
             if hasattr(metric, "values"):
-                for place, value in enumerate(metric.values):
-                    found[f"{metric.name}/{place}"] = value
+                values = {f"/{place}": value for place, value in enumerate(metric.values)}
             elif hasattr(metric, "value"):
                 labels = metric.labels
                 kept = "".join(f"/{labels[k]}" for k in ("head", "lag", "position") if k in labels)
-                found[metric.name + kept] = found.get(metric.name + kept, 0) + metric.value
+                values = {kept: metric.value}
+            else:
+                continue
+            for kept, value in values.items():
+                found[metric.name + kept] = found.get(metric.name + kept, 0) + value
         return found
 
 
@@ -100,8 +105,7 @@ def _logprobs(steps: Any) -> Any:
     return [{str(t): round(entry.logprob, 3) for t, entry in step.items()} for step in steps]
 
 
-def main() -> None:
-    host = Host()
+def main(host: Host) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -114,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Host())

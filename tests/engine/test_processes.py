@@ -9,6 +9,7 @@ import pytest
 from tests import scoring
 from tests.chain import Chain, draft_vocabulary, save_chain
 from tests.dice import save_dice
+from tests.distributed.layouts import CHAIN, REFUSAL, V1, V2, Layout, mark, pipeline, tensor
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
 from tests.engine.test_confidence import LINES
@@ -16,23 +17,24 @@ from tests.engine.test_confidence import check as check_cut
 from tests.engine.test_drawn import accepted_share, sample
 
 TWO_RANKS = [
-    (1, False, "tensor_parallel_size"),
-    (2, True, "tensor_parallel_size"),
-    (2, True, "pipeline_parallel_size"),
+    pytest.param(
+        layout, runner, marks=mark(layout, runner, CHAIN), id=f"{layout.split}, V{runner[0]}"
+    )
+    for layout, runner in [(tensor(2), V1), (tensor(2), V2), (pipeline(2), V2)]
 ]
 
 
-@pytest.mark.parametrize(("runner", "asynchronous", "split"), TWO_RANKS)
+@pytest.mark.parametrize(("layout", "runner"), TWO_RANKS)
 def test_two_ranks_draft_as_one(
-    runner: int, asynchronous: bool, split: str, chain: Chain, chain_folder: Path, tmp_path: Path
+    layout: Layout, runner: tuple[int, bool], chain: Chain, chain_folder: Path, tmp_path: Path
 ) -> None:
     """Ranks that hold half of a vocabulary of 509, or half of the layers, draft as one would."""
-    host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
+    host = EngineHost(*runner, tmp_path / "host.log", processes=True)
     try:
         host.start(
             chain_folder,
             speculative_config="lmtp",
-            **{split: 2},
+            **layout.args,
             max_num_batched_tokens=64,
         )
         check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
@@ -93,6 +95,7 @@ def test_two_ranks_draw_alike(tmp_path: Path) -> None:
         host.close()
 
 
+@mark(pipeline(2), V1, REFUSAL)
 def test_refusal_reaches_the_user_at_once(chain_folder: Path, tmp_path: Path) -> None:
     """A configuration that cannot work stops before any worker starts, with every reason."""
     host = EngineHost(1, False, tmp_path / "host.log", processes=True)

@@ -1,0 +1,47 @@
+"""Keeps a record of the layouts that were started, where pytest is told to (`--layouts FILE`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ENDS = pytest.StashKey[dict[tuple[str, ...], str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--layouts", type=Path, help="file that keeps how tests of layouts ended")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "layout(split, where, runner, model): its end is kept by --layouts"
+    )
+    config.stash[ENDS] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    for marker in item.iter_markers("layout"):
+        ends = item.config.stash[ENDS]
+        # Several tests may stand for one layout: it passed if all have.
+        if report.failed:
+            ends[marker.args] = "failed"
+        elif report.when == "call":
+            ends.setdefault(marker.args, report.outcome)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Rows of the tests that were run replace older ones; the others stay."""
+    file = session.config.getoption("--layouts")
+    ends = session.config.stash[ENDS]
+    if file is None or not ends:
+        return
+    rows = {tuple(row[:-1]): row[-1] for row in json.loads(file.read_text())}
+    rows |= ends
+    lines = [json.dumps([*key, end]) for key, end in sorted(rows.items())]
+    file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
