@@ -8,6 +8,7 @@ same arrivals, as in `eval speed`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,6 @@ from vllm_lmtp.eval.rates import over_rounds
 from vllm_lmtp.eval.servers import Burst, Server
 from vllm_lmtp.eval.speed import SHARED_MEMORY, turned
 
-NUMBERS = {
-    "requests_per_second": "request_throughput",
-    "tokens_per_second": "output_throughput",
-    "first_token_ms": "median_ttft_ms",
-    "first_token_p99_ms": "p99_ttft_ms",
-    "token_ms": "median_tpot_ms",
-    "answer_ms": "median_e2el_ms",
-    "answer_p99_ms": "p99_e2el_ms",
-}
-"""Ours, and what `vllm bench serve` calls them."""
 ACCEPTANCE = "spec_decode_acceptance_length"
 Start = Callable[[str, Mapping[str, Any] | None, Mapping[str, Any], Path], Server]
 
@@ -119,20 +110,51 @@ def summarise(
     """One method at one rate.
 
     Args:
-        rounds: what `vllm bench serve` said in each. plain: of plain decoding in the same rounds.
+        rounds: in full what `vllm bench serve` said in each. plain: of plain decoding in the same
+            rounds.
 
     Returns:
-        each of NUMBERS with median, least, most and rounds; acceptance_length, None without drafts;
-        sooner: how many times sooner than plain decoding's the median answer was complete.
+        each of `numbers` with median, least, most and rounds; acceptance_length, None without
+        drafts; sooner: how many times sooner than plain decoding's the median answer was complete.
     """
-    numbers = {name: over_rounds([r[theirs] for r in rounds]) for name, theirs in NUMBERS.items()}
-    theirs = NUMBERS["answer_ms"]
+    found, theirs = [numbers(r) for r in rounds], [numbers(p) for p in plain]
     lengths = [r[ACCEPTANCE] for r in rounds if ACCEPTANCE in r]
-    return numbers | {
+    return {name: over_rounds([f[name] for f in found]) for name in found[0]} | {
         "requests": rounds[0]["completed"],
         "acceptance_length": over_rounds(lengths)["median"] if lengths else None,
-        "sooner": over_rounds([p[theirs] / r[theirs] for r, p in zip(rounds, plain, strict=True)]),
+        "sooner": over_rounds(
+            [p["answer_ms"] / f["answer_ms"] for f, p in zip(found, theirs, strict=True)]
+        ),
     }
+
+
+def numbers(bench: Mapping[str, Any]) -> dict[str, float]:
+    """Medians and 99th percentiles over the requests of one benchmark, in milliseconds.
+
+    vLLM gives some of them only to benchmarks that tokenize, so all are made here from the times of
+    each request; docs/evaluation.md defines them.
+    """
+    answers, first = bench["latencies"], bench["ttfts"]
+    per_token = [
+        (answer - begun) / (tokens - 1)
+        for answer, begun, tokens in zip(answers, first, bench["output_lens"], strict=True)
+        if tokens > 1
+    ]
+    return {
+        "requests_per_second": bench["request_throughput"],
+        "tokens_per_second": bench["output_throughput"],
+        "first_token_ms": 1e3 * statistics.median(first),
+        "first_token_p99_ms": 1e3 * _p99(first),
+        "token_ms": 1e3 * statistics.median(per_token or [0.0]),
+        "answer_ms": 1e3 * statistics.median(answers),
+        "answer_p99_ms": 1e3 * _p99(answers),
+    }
+
+
+def _p99(values: Sequence[float]) -> float:
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
 def shown(rate: float | None) -> str:

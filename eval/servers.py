@@ -146,8 +146,14 @@ def bench_words(address: str, burst: Burst, asked: Path) -> list[str]:
         *("--num-prompts", str(len(burst.prompts)), "--extra-body", json.dumps(body)),
         *("--request-rate", "inf" if burst.rate is None else str(burst.rate)),
         *("--seed", str(burst.seed), "--disable-tqdm"),
-        *("--percentile-metrics", "ttft,tpot,e2el", "--metric-percentiles", "50,99"),
-        *("--save-result", "--result-dir", str(asked.parent), "--result-filename", "result.json"),
+        *(
+            "--save-result",
+            "--save-detailed",
+            "--result-dir",
+            str(asked.parent),
+            "--result-filename",
+            "result.json",
+        ),
     ]
 
 

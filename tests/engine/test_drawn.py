@@ -69,7 +69,7 @@ def test_drafts_drawn_as_the_target_draws_are_all_accepted(
     if host.runner == 1:  # Triton's interpreter cannot run the kernel of top-k
         # The target cuts its distribution and the draft does not, so some drafts are refused.
         _, reply = sample(host, requests, tokens, temperature=1.0, top_k=4)
-        assert 0.2 < accepted_share(reply) < 0.9
+        assert 0.1 < accepted_share(reply) < 0.9
 
 
 def test_seeds_settle_what_is_drawn(host: EngineHost, tmp_path: Path) -> None:
