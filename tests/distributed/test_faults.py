@@ -104,6 +104,7 @@ def run(chain: Chain, chain_folder: Path, tmp_path: Path) -> Runs:
     return started
 
 
+@pytest.mark.timeout(1200)
 @mark(tensor(2), V1, FAULT)
 def test_a_killed_worker_ends_the_run(run: Runs) -> None:
     for rank in (0, 1):  # the second start is the restart after the first fault
@@ -147,6 +148,7 @@ FAULTS: list[tuple[Fault, list[int]]] = [
 ]
 
 
+@pytest.mark.timeout(1800)
 @mark(tensor(2, nodes=2), V1, FAULT)
 def test_a_fault_in_a_cluster_ends_the_run_and_a_slow_node_does_not(
     run: Runs, tmp_path: Path
