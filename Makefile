@@ -6,8 +6,10 @@ BIN := .venv/bin
 demo: .venv/.ready
 	$(BIN)/vllm-lmtp demo
 
+# A test's engine takes one core, and half of its time passes in starting: hence several at once.
 test: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow and not wheels and not distributed"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup \
+	  -m "not slow and not wheels and not distributed"
 
 test-all: .venv/.ready
 	$(BIN)/python -m pytest

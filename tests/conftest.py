@@ -1,4 +1,4 @@
-"""Keeps a record of the layouts that were started, where pytest is told to (`--layouts FILE`)."""
+"""How tests share the machine, and a record of the layouts they started (`--layouts FILE`)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "layout(split, where, runner, model): its end is kept by --layouts"
     )
     config.stash[ENDS] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What a process of pytest-xdist keeps together: the tests of a file, or of a shared engine.
+
+    The long groups come first, so that none is begun when the other processes have finished.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("host")
+        item.add_marker(pytest.mark.xdist_group(kind or item.path.name))
+    items.sort(key=lambda item: item.path.parent.name != "engine")
 
 
 @pytest.hookimpl(wrapper=True)
