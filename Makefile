@@ -8,7 +8,7 @@ demo: .venv/.ready
 
 # A test's engine takes one core, and half of its time passes in starting: hence several at once.
 test: .venv/.ready
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder \
 	  -m "not slow and not wheels and not distributed"
 
 test-all: .venv/.ready

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+HOSTS = re.compile(r"^tests/engine/.*\[(v1|v2-async|v2)\b")
+"""A test whose id begins so uses one of the engine hosts of tests/engine/conftest.py."""
 ENDS = pytest.StashKey[dict[tuple[str, ...], str]]()
 
 
@@ -22,18 +26,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[ENDS] = {}
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes each keeps together the tests of a file, or of a shared engine.
+
+    (pytest-xdist 3.8's own groups have no effect under pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            shared = HOSTS.search(nodeid)
+            return shared[1] if shared else nodeid.split("::")[0]
+
+    return Together(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What a process of pytest-xdist keeps together: the tests of a file, or of a shared engine.
-
-    The long groups come first, so that none is begun when the other processes have finished.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        kind = getattr(item, "callspec", None) and item.callspec.params.get("host")
-        item.add_marker(pytest.mark.xdist_group(kind or item.path.name))
-    items.sort(key=lambda item: item.path.parent.name != "engine")
+    """The long tests come first, so that none is begun when the other processes have ended."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name != "engine")
 
 
 @pytest.hookimpl(wrapper=True)
