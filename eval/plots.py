@@ -29,6 +29,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         "tune": draw_tune,
         "serve": draw_serve,
         "quality": _quality,
+        "scaling": _scaling,
     }
     figure = drawings[result["kind"]](pyplot, result)
     try:
@@ -51,6 +52,27 @@ def _quality(pyplot: Any, result: Mapping[str, Any]) -> Any:
     axis.set_yticks([place + 0.4 - width / 2 for place in range(len(names))], names, fontsize=7)
     axis.invert_yaxis()
     axis.set(title="Scores with and without speculation", xlabel="score")
+    axis.legend(fontsize=7)
+    return figure
+
+
+def _scaling(pyplot: Any, result: Mapping[str, Any]) -> Any:
+    """Held-out accuracy of each offset over the tokens of the training text."""
+    figure, axis = pyplot.subplots(figsize=(1.4 * WIDTH, HEIGHT))
+    for number, offset in enumerate(result["doubling"]):
+        for top, style in (("top1", "-o"), ("top10", ":s")):
+            spots = [
+                (point["tokens"], 100 * point["offsets"][offset][top])
+                for point in result["points"]
+                if top in point["offsets"].get(offset, {})
+            ]
+            label = f"offset {offset}, top-{top[3:]}"
+            axis.plot(*zip(*spots, strict=True), style, color=f"C{number}", label=label)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:,.0f} k")
+    axis.set(title="Held-out accuracy", xlabel="tokens of training text", ylabel="%")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     return figure
 

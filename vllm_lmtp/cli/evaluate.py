@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.cli import quality, serve, speed, whole_report
+from vllm_lmtp.cli import quality, scaling, serve, speed, whole_report
 from vllm_lmtp.cli.arguments import add_option_argument
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import add_json_flag, print_json, print_progress
@@ -54,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     speed.add_parser(commands)
     serve.add_parser(commands)
     quality.add_parser(commands)
+    scaling.add_parser(commands)
     whole_report.add_parser(commands)
     render = commands.add_parser("render", help="the Markdown page of a JSON result")
     render.add_argument("result", type=Path, metavar="JSON", help="as --output wrote it")
