@@ -13,10 +13,28 @@ from tests.engine.client import EngineHost
 KINDS = {"v1": (1, False), "v2": (2, False), "v2-async": (2, True)}
 
 
+SYNCHRONOUS = {
+    "test_heads_and_strides",
+    "test_prefix_cache",
+    "test_preemption",
+    "test_drafts_by_the_size_of_the_batch",
+    "test_counters_are_what_transformers_recomputes",
+    "test_scored_drafts_are_what_transformers_recomputes",
+    "test_sampled_tokens_follow_the_target",
+}
+"""What runner 2 is tested for without asynchronous scheduling by default: where scheduling matters,
+and once each kind of draft. The rest of its tests in that mode are slow ones."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.engine)
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.engine)
+        assert isinstance(item, pytest.Function)
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("host")
+        if kind == "v2" and item.originalname not in SYNCHRONOUS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=list(KINDS))
