@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.pages import acceptance, heads, lossless, quality, serve, speed, tune
+from vllm_lmtp.eval.pages import acceptance, heads, lossless, quality, serve, speed, sweep, tune
 from vllm_lmtp.training.save import write_json
 
 PAGES = {
@@ -20,6 +20,7 @@ PAGES = {
     "tune": tune.page,
     "serve": serve.page,
     "quality": quality.page,
+    "sweep": sweep.page,
 }
 
 

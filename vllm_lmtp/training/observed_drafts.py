@@ -72,8 +72,11 @@ class PlainHeads:
 
     def best_tokens(self, scores: Tensor) -> Tensor:
         """[N, D] -> [N] target tokens."""
-        best = scores.argmax(dim=-1)
-        return best if self.target_ids is None else self.target_ids[best]
+        return self.target_tokens(scores.argmax(dim=-1))
+
+    def target_tokens(self, ids: Tensor) -> Tensor:
+        """Ids of the heads' vocabulary -> target tokens."""
+        return ids if self.target_ids is None else self.target_ids[ids]
 
     def top_tokens(self, rows: Tensor, num_heads: int) -> Tensor:
         """[N, H] -> [N, num_heads] target tokens."""
