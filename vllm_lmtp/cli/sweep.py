@@ -153,9 +153,9 @@ def _run(args: argparse.Namespace) -> int:
         result = {
             "kind": "sweep",
             "provenance": provenance(args.words, args.seed),
-            "heads": folder.resolve().name,
+            "heads": folder.absolute().name,
             "text": {
-                "source": (args.text or args.dataset).resolve().name,
+                "source": (args.text or args.dataset).absolute().name,
                 "tokens": sum(map(len, passages)),
             },
             "held_out": _held_facts(args, held, found),
@@ -220,7 +220,7 @@ def _counts(
     from vllm_lmtp.eval.sweep import first_tokens
     from vllm_lmtp.tools.scorer import counted
 
-    source, have = (args.text or args.dataset).resolve().name, sum(map(len, passages))
+    source, have = (args.text or args.dataset).absolute().name, sum(map(len, passages))
     most = max((n for n in args.counted if n is not None), default=0)
     if most > have:
         raise refuse(
@@ -239,7 +239,7 @@ def _held_facts(args: argparse.Namespace, held: list[Answer], found: list[Tally]
     inside = args.held_out.isdigit()
     temperatures = sorted({answer.temperature for answer in held})
     return {
-        "source": (args.dataset if inside else Path(args.held_out)).resolve().name,
+        "source": (args.dataset if inside else Path(args.held_out)).absolute().name,
         "answers": len(held),
         "positions": sum(found[0].positions),
         "temperatures": temperatures,
