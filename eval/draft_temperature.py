@@ -65,7 +65,8 @@ def main(words: Sequence[str]) -> int:
     found = measure(checkpoint, matrix, chosen, args.temperature, args.draft_temperatures)
     result = {"provenance": provenance(["eval.draft_temperature", *words], 0), **found}
     write_json(args.output, result)
-    print("\n".join(table(("drawn at", "length", *range(1, 7)), rows(found))))
+    places = [str(n + 1) for n in range(checkpoint.schedule.max_drafts)]
+    print("\n".join(table(("drawn at", "length", "gain", *places), rows(found))))
     return 0
 
 
@@ -85,7 +86,8 @@ def measure(
 
     Returns:
         {"temperature", "answers", "positions", "drafts": [{"drawn_at", "accepted": for each place
-        the probability that it and all before it are accepted, "length", "se"}]}.
+        the probability that it and all before it are accepted, "length", "se", "gain" over the best
+        token, answer by answer, "gain_se"}]}.
     """
     assert temperature > 0
     heads, scorer = RememberingHeads(checkpoint), own_scorer(checkpoint)
@@ -139,7 +141,7 @@ def measure(
         "answers": len(answers),
         "positions": sum(positions),
         "drafts": [
-            {"drawn_at": name, **_shares(of_name, positions)}
+            {"drawn_at": name, **_shares(of_name, sums[0], positions)}
             for name, of_name in zip(names, sums, strict=True)
         ],
     }
@@ -148,18 +150,28 @@ def measure(
 def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """The cells of a table."""
     return [
-        (d["drawn_at"], f"{d['length']:.3f} ± {d['se']:.3f}", *(f"{a:.3f}" for a in d["accepted"]))
+        (
+            d["drawn_at"],
+            f"{d['length']:.3f} ± {d['se']:.3f}",
+            f"{d['gain']:.3f} ± {d['gain_se']:.3f}",
+            *(f"{a:.3f}" for a in d["accepted"]),
+        )
         for d in found["drafts"]
     ]
 
 
-def _shares(sums: list[list[float]], positions: list[int]) -> dict[str, Any]:
+def _shares(
+    sums: list[list[float]], of_best: list[list[float]], positions: list[int]
+) -> dict[str, Any]:
     total = share([(sum(s), n) for s, n in zip(sums, positions, strict=True)])
-    drafts = sum(positions)
+    more = [(sum(s) - sum(b), n) for s, b, n in zip(sums, of_best, positions, strict=True)]
+    gain, drafts = share(more), sum(positions)
     return {
         "accepted": [sum(column) / drafts for column in zip(*sums, strict=True)],
         "length": 1 + total["rate"],
         "se": total["se"],
+        "gain": gain["rate"],
+        "gain_se": gain["se"],
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class Candidate:
     kind: str
     table: Table | None = None
     beam: Beam | None = None
+
+    def plain(self) -> Candidate:
+        """The same as it is served: with the best token of each place, and a table that stays."""
+        table = None if self.table is None else replace(self.table, refreshed=False)
+        return Candidate(self.kind, table)
 
     def facts(self) -> dict[str, Any]:
         """It as JSON."""
@@ -172,26 +177,29 @@ def summary(tallies: Sequence[Tally]) -> dict[str, Any]:
         {"results": [{what it is, "accepted": [share of drafts with the first n tokens right],
         "length", "se", "behind", "behind_se"}], "best": the number of the best table, "alike": the
         numbers of those that cannot be told from it}. `behind` is how much shorter than the best's
-        a length is, answer by answer, so its error is much smaller than that of a length.
+        a length is, answer by answer, so its error is much smaller than that of a length. What was
+        searched or refreshed has "gain" and "gain_se" too, over the same as it is served.
     """
     served = [t for t in tallies if _can_be_served(t.candidate)]
     best = max(served, key=_length)
     results = []
+    found = {tally.candidate: tally for tally in tallies}
     for tally in tallies:
         own = share(list(zip(tally.tokens(), tally.positions, strict=True)))
-        lost = [b - t for b, t in zip(best.tokens(), tally.tokens(), strict=True)]
-        behind = share(list(zip(lost, tally.positions, strict=True)))
+        behind = _difference(best, tally)
         drafts = sum(tally.positions)
-        results.append(
-            tally.candidate.facts()
-            | {
-                "accepted": [sum(column) / drafts for column in zip(*tally.accepted, strict=True)],
-                "length": 1 + own["rate"],
-                "se": own["se"],
-                "behind": behind["rate"],
-                "behind_se": behind["se"],
-            }
-        )
+        row = tally.candidate.facts() | {
+            "accepted": [sum(column) / drafts for column in zip(*tally.accepted, strict=True)],
+            "length": 1 + own["rate"],
+            "se": own["se"],
+            "behind": behind["rate"],
+            "behind_se": behind["se"],
+        }
+        served_so = found.get(tally.candidate.plain(), tally)
+        if served_so is not tally:
+            gain = _difference(tally, served_so)
+            row |= {"gain": gain["rate"], "gain_se": gain["se"]}
+        results.append(row)
     number = tallies.index(best)
     alike = [
         i
@@ -257,6 +265,11 @@ def _draft(
         return search(heads, scorer, schedule, steps.states, steps.sampled, beam)
     decoder = decoder_of(checkpoint, heads, scorer)
     return decoder.fill(steps.states, steps.sampled, schedule.max_drafts, None)
+
+
+def _difference(left: Tally, right: Tally) -> dict[str, Any]:
+    more = [a - b for a, b in zip(left.tokens(), right.tokens(), strict=True)]
+    return share(list(zip(more, left.positions, strict=True)))
 
 
 def _can_be_served(candidate: Candidate) -> bool:

@@ -47,9 +47,14 @@ def page(result: Mapping[str, Any]) -> str:
     ]
     rows = result["results"]
     axes = [a for a in AXES if any(a in r for r in rows)]
-    places = len(rows[0]["accepted"])
-    headers = ("scorer", *(NAMES[a] for a in axes), "length", "behind", *range(1, places + 1))
-    return "\n".join(lines + table(headers, [_row(r, axes) for r in rows]))
+    columns = ["behind", *(["gain"] if any("gain" in r for r in rows) else [])]
+    if len(columns) > 1:
+        lines[-2] += (
+            " Gain: over the same without search, or with a table that stays as it was counted."
+        )
+    places = range(1, len(rows[0]["accepted"]) + 1)
+    headers = ("scorer", *(NAMES[a] for a in axes), "length", *columns, *map(str, places))
+    return "\n".join(lines + table(headers, [_row(r, axes, columns) for r in rows]))
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
@@ -75,10 +80,14 @@ def words(row: Mapping[str, Any]) -> str:
     return name if row["counted"] is None else f"{name}, {row['counted']:,} tokens counted"
 
 
-def _row(row: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
-    behind = "-" if row["behind_se"] is None else f"{row['behind']:.3f} ± {row['behind_se']:.3f}"
+def _row(row: Mapping[str, Any], axes: Sequence[str], columns: Sequence[str]) -> list[str]:
     cells = [_cell(row.get(a)) for a in axes]
-    return [row["scorer"], *cells, _length(row), behind, *map(percent, row["accepted"])]
+    differences = [_difference(row.get(c), row.get(f"{c}_se")) for c in columns]
+    return [row["scorer"], *cells, _length(row), *differences, *map(percent, row["accepted"])]
+
+
+def _difference(value: float | None, error: float | None) -> str:
+    return "-" if value is None or error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def _cell(value: Any) -> str:

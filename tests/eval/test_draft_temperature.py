@@ -74,6 +74,8 @@ def test_expected_acceptance_is_the_sum_written_out(tmp_path: Path) -> None:
                     weight *= min(1.0, there / p[truth])
         assert draft["accepted"] == pytest.approx([w / 12 for w in wanted], rel=1e-4, abs=1e-7)
         assert draft["length"] == pytest.approx(1 + sum(wanted) / 12, rel=1e-5)
+        gain = draft["length"] - found["drafts"][0]["length"]
+        assert draft["gain"] == pytest.approx(gain, abs=1e-9)
     assert len({d["length"] for d in found["drafts"]}) == 3
 
 

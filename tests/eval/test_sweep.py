@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -198,31 +199,35 @@ def scorers(size: int) -> list[Scorer]:
 @pytest.mark.parametrize("by", ["product", "length"])
 def test_a_wide_beam_finds_the_best_of_all_drafts(kind: int, by: str) -> None:
     torch.manual_seed(2)
-    size, steps, schedule = 5, 7, LeapSchedule(2, 2)
+    size, steps, schedule = 4, 40, LeapSchedule(2, 2)
     heads, scorer = TinyHeads(torch.randn(2, steps * 2, size)), scorers(size)[kind]
     states, sampled = torch.zeros(steps, 2, 1), torch.randint(0, size, (steps,))
     found = search(heads, scorer, schedule, states, sampled, Beam(size**4, size, by))
     narrow = search(heads, scorer, schedule, states, sampled, Beam(1, 1, by))
+
+    @cache
+    def shares(step: int, place: int, before: int) -> list[float]:
+        head, inner = divmod(place, 2)
+        logits = heads.given[head].view(steps, 2, size)[step : step + 1, inner]
+        known = scorer.read(states[:1, -1], torch.tensor([before]))
+        return scorer.add(logits.clone(), head, known)[0].softmax(dim=0).tolist()
+
     differs = 0
     for step in range(steps):
-        best: tuple[float, tuple[int, ...]] = (-math.inf, ())
-        first: list[int] = []
-        for draft in itertools.product(range(size), repeat=4):
+        best: tuple[float, list[int]] = (-math.inf, [])
+        for draft in map(list, itertools.product(range(size), repeat=4)):
             before, prefix, worth = int(sampled[step]), 1.0, 0.0
-            greedy = True
             for place, x in enumerate(draft):
-                head, inner = divmod(place, 2)
-                logits = heads.given[head].view(steps, 2, size)[step : step + 1, inner]
-                known = scorer.read(states[:1, -1], torch.tensor([before]))
-                share = scorer.add(logits.clone(), head, known)[0].softmax(dim=0)
-                greedy &= int(share.argmax()) == x
-                prefix *= float(share[x])
+                prefix *= shares(step, place, before)[x]
                 worth, before = worth + prefix, x
             best = max(best, (worth if by == "length" else prefix, draft))
-            first = list(draft) if greedy else first
-        assert tuple(found[step].tolist()) == best[1]
-        assert narrow[step].tolist() == first
-        differs += found[step].tolist() != first
+        greedy = [int(sampled[step])]
+        for place in range(4):
+            share = shares(step, place, greedy[-1])
+            greedy.append(share.index(max(share)))
+        assert found[step].tolist() == best[1]
+        assert narrow[step].tolist() == greedy[1:]
+        differs += best[1] != greedy[1:]
     assert differs
 
 
@@ -251,6 +256,10 @@ def test_noise_is_told_from_a_winner() -> None:
     lost = [-0.6, 0.3, 0.0, 0.4]
     spread = math.sqrt(sum((x - 0.025) ** 2 for x in lost) / 3 / 4)
     assert rows[3]["behind_se"] == pytest.approx(spread)
+    gained = [0.8, 0.6, 0.4, 0.2]
+    spread = math.sqrt(sum((x - 0.5) ** 2 for x in gained) / 3 / 4)
+    assert (rows[0]["gain"], rows[0]["gain_se"]) == pytest.approx((0.5, spread))
+    assert not any("gain" in row for row in rows[1:])
 
 
 def test_own_scorers_are_compared(tmp_path: Path, chain: Chain) -> None:
