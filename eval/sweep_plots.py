@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_lmtp.eval.pages.sweep import NAMES
 
 ACROSS = ("counted", "weight", "size", "pseudo_counts")
 PANELS = ("pseudo_counts", "weight", "size")
+KINDS = {"none": "heads alone", "own": "their own scorer", "table": "table"}
 HEIGHT, WIDTH = 3.4, 3.6
 
 
 def draw_sweep(pyplot: Any, result: Mapping[str, Any]) -> Any:
     """Acceptance length over the first thing that varies, a panel for each pseudo-count, a line for
-    each of the rest; the band is one standard error of the best table's length."""
+    each of the rest; the band is one standard error of the best table's length. Bars where no number
+    varies."""
     rows = [r for r in result["results"] if "size" in r]
     plain = [r for r in result["results"] if "size" not in r]
     varied = [a for a in (*ACROSS, "refreshed", "beam") if len({r.get(a) for r in rows}) > 1]
-    across = next((a for a in ACROSS if a in varied), "size")
+    across = next((a for a in ACROSS if a in varied), None)
+    if across is None:
+        return _bars(pyplot, result["results"])
     panel = next((a for a in PANELS if a in varied and a != across), None)
     values = [None] if panel is None else sorted({r[panel] for r in rows})
     figure, axes = pyplot.subplots(
@@ -39,7 +43,7 @@ def draw_sweep(pyplot: Any, result: Mapping[str, Any]) -> Any:
             xs = [r[across] or result["text"]["tokens"] for r in ordered]
             axis.plot(xs, [r["length"] for r in ordered], "o-", ms=3, lw=1.2, label=label)
         for row, style in zip(plain, (":", "--", "-.", (0, (5, 1)), (0, (1, 4))), strict=False):
-            name = {"none": "heads alone", "own": "their own scorer"}[row["scorer"]]
+            name = KINDS[row["scorer"]]
             name += f", {row['beam']}" if "beam" in row else ""
             axis.axhline(row["length"], color="grey", lw=1, ls=style, label=name)
         if best["se"] is not None:
@@ -53,6 +57,20 @@ def draw_sweep(pyplot: Any, result: Mapping[str, Any]) -> Any:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("tokens a step")
     axes[0][-1].legend(fontsize=6)
+    return figure
+
+
+def _bars(pyplot: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+    figure, axis = pyplot.subplots(figsize=(1.7 * WIDTH, 0.8 + 0.25 * len(rows)))
+    names = []
+    for row in rows:
+        search = f", search {row['beam']}" if "beam" in row else ""
+        names.append(KINDS[row["scorer"]] + ", refreshed" * row.get("refreshed", False) + search)
+    axis.barh(names, [r["length"] for r in rows], xerr=[r["se"] or 0.0 for r in rows], height=0.6)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=7)
+    axis.set(xlabel="tokens a step", xlim=(1, None))
+    axis.grid(alpha=0.3)
     return figure
 
 
