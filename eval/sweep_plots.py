@@ -15,8 +15,8 @@ HEIGHT, WIDTH = 3.4, 3.6
 
 def draw_sweep(pyplot: Any, result: Mapping[str, Any]) -> Any:
     """Acceptance length over the first thing that varies, a panel for each pseudo-count, a line for
-    each of the rest; the band is one standard error of the best table's length. Bars where no number
-    varies."""
+    each of the rest; the band is one standard error of the best table's length. Where no number
+    varies, bars."""
     rows = [r for r in result["results"] if "size" in r]
     plain = [r for r in result["results"] if "size" not in r]
     varied = [a for a in (*ACROSS, "refreshed", "beam") if len({r.get(a) for r in rows}) > 1]
