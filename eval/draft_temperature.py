@@ -121,17 +121,8 @@ def measure(
                 sure = there & (came >= 0)
                 row = (torch.arange(begin, begin + count) + 1 + place).clamp(max=len(target) - 1)
                 p = target[row]
-                p_came = p.gather(1, came.clamp(min=0)[:, None])[:, 0]
-                for way, name in enumerate(names):
-                    if name == BEST:
-                        best = scores.argmax(dim=1)
-                        taken = p.gather(1, best[:, None])[:, 0]
-                        kept = (best == came).float()
-                    else:
-                        q = (scores / drawn_at[way - 1]).softmax(dim=1)
-                        taken = torch.minimum(p, q).sum(dim=1)
-                        q_came = q.gather(1, came.clamp(min=0)[:, None])[:, 0]
-                        kept = (q_came / p_came.clamp(min=1e-30)).clamp(max=1)
+                for way, drawn in enumerate((None, *drawn_at)):
+                    taken, kept = _judged(scores, p, came.clamp(min=0), drawn)
                     sums[way][number][place] += float((weights[way] * taken)[there].sum())
                     weights[way] = weights[way] * kept * sure
                 previous = truth.clamp(min=0)
@@ -158,6 +149,23 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for d in found["drafts"]
     ]
+
+
+def _judged(
+    scores: Tensor, p: Tensor, came: Tensor, drawn_at: float | None
+) -> tuple[Tensor, Tensor]:
+    """How likely a place is to be accepted, [R], and what the token that came stands for, [R].
+
+    Args:
+        scores, p: [R, D], of the heads and the target's. came: [R] int64, the heads' own id.
+        drawn_at: the temperature; None for the best token.
+    """
+    if drawn_at is None:
+        best = scores.argmax(dim=1)
+        return p.gather(1, best[:, None])[:, 0], (best == came).float()
+    q = (scores / drawn_at).softmax(dim=1)
+    of_q, of_p = (share.gather(1, came[:, None])[:, 0] for share in (q, p))
+    return torch.minimum(p, q).sum(dim=1), (of_q / of_p.clamp(min=1e-30)).clamp(max=1)
 
 
 def _shares(

@@ -34,6 +34,21 @@ TOKENS = 15_000
 def add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the word `sweep`."""
     sweep = words.add_parser("sweep", help="find the table that serves some heads best")
+    _add_answers(sweep)
+    _add_tables(sweep)
+    sweep.add_argument("--seed", type=int, default=0, help="of the order of answers (default 0)")
+    sweep.add_argument(
+        "--threads", type=positive_argument, default=1, metavar="N", help="default 1"
+    )
+    sweep.add_argument(
+        "--output", type=Path, metavar="DIR", help="write sweep.json, .md and .png there"
+    )
+    add_json_flag(sweep)
+    sweep.set_defaults(run=_run, parser=sweep)
+
+
+def _add_answers(sweep: argparse.ArgumentParser) -> None:
+    """What is counted, and what is drafted."""
     sweep.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
     source = sweep.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", type=Path, metavar="FILE", help="count on this text")
@@ -56,6 +71,17 @@ def add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="N",
         help="with a folder as --held-out: those N answers of --dataset are not counted either",
     )
+    sweep.add_argument(
+        "--tokens",
+        type=positive_argument,
+        default=TOKENS,
+        metavar="N",
+        help=f"tokens of held-out answers at most (default {TOKENS})",
+    )
+
+
+def _add_tables(sweep: argparse.ArgumentParser) -> None:
+    """What is tried."""
     for name, defaults, kind in (
         ("sizes", SIZES, positive_argument),
         ("weights", WEIGHTS, above_zero_argument),
@@ -92,22 +118,6 @@ def add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="search drafts too, W kept and K tokens a place, by their probability, or with "
         "`:length` by the length to be expected",
     )
-    sweep.add_argument(
-        "--tokens",
-        type=positive_argument,
-        default=TOKENS,
-        metavar="N",
-        help=f"tokens of held-out answers at most (default {TOKENS})",
-    )
-    sweep.add_argument("--seed", type=int, default=0, help="of the order of answers (default 0)")
-    sweep.add_argument(
-        "--threads", type=positive_argument, default=1, metavar="N", help="default 1"
-    )
-    sweep.add_argument(
-        "--output", type=Path, metavar="DIR", help="write sweep.json, .md and .png there"
-    )
-    add_json_flag(sweep)
-    sweep.set_defaults(run=_run, parser=sweep)
 
 
 def _run(args: argparse.Namespace) -> int:
