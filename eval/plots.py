@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.eval.speed_plots import draw_serve, draw_speed, draw_tune
+from vllm_lmtp.eval.sweep_plots import draw_sweep
 
 HEIGHT = 3.6
 WIDTH = 5.2
@@ -30,6 +31,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         "serve": draw_serve,
         "quality": _quality,
         "scaling": _scaling,
+        "sweep": draw_sweep,
     }
     figure = drawings[result["kind"]](pyplot, result)
     try:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.pages import acceptance, heads, lossless, quality, scaling, serve, speed, tune
+from vllm_lmtp.eval.pages import (
+    acceptance,
+    heads,
+    lossless,
+    quality,
+    scaling,
+    serve,
+    speed,
+    sweep,
+    tune,
+)
 from vllm_lmtp.training.save import write_json
 
 PAGES = {
@@ -21,6 +31,7 @@ PAGES = {
     "serve": serve.page,
     "quality": quality.page,
     "scaling": scaling.page,
+    "sweep": sweep.page,
 }
 
 

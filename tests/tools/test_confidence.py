@@ -18,10 +18,10 @@ from tests.chain import (
     HIDDEN,
     Chain,
     draft_vocabulary,
-    embeddings,
     make_chain,
     save_chain,
 )
+from tests.kept import keep_rows
 from tests.tools.models import config_of, fields, tensors_of
 from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli import main
@@ -32,27 +32,8 @@ from vllm_lmtp.training.observed_drafts import observe
 
 def kept_rows(folder: Path, chain: Chain, temperatures: list[float]) -> Path:
     """Answers that walk along the chain, with their rows."""
-    from datasets import Dataset
-
-    lengths = [30 + 7 * n for n in range(len(temperatures))]
-    walks = [chain.walk(17 * n + 3, length) for n, length in enumerate(lengths)]
-    records = [
-        {
-            "tokens": [5, *walk],
-            "prompt_tokens": 2,
-            "ended": False,
-            "shard": "shard-000",
-            "number": number,
-            "source": "s",
-            "temperature": temperature,
-        }
-        for number, (walk, temperature) in enumerate(zip(walks, temperatures, strict=True))
-    ]
-    Dataset.from_list(records).save_to_disk(folder)
-    rows = torch.cat([embeddings()[walk[:-1]] for walk in walks])
-    bounds = torch.tensor([0, *lengths]).cumsum(0)
-    save_file({"rows": rows, "bounds": bounds}, folder / "shard-000.rows.safetensors")
-    return folder
+    walks = [chain.walk(17 * n + 3, 30 + 7 * n) for n in range(len(temperatures))]
+    return keep_rows(folder, walks, temperatures)
 
 
 def scored_chain(folder: Path) -> scoring.ScoredChain:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vllm_lmtp.cli import sweep
 from vllm_lmtp.cli.output import (
+    above_zero_argument,
     add_json_flag,
     positive_argument,
     print_json,
@@ -15,16 +18,20 @@ from vllm_lmtp.cli.output import (
 )
 from vllm_lmtp.cli.written import print_written
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SIZE, WEIGHT, PSEUDO_COUNTS = 64, 0.8, 5.0
 TOKENS = 100_000
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `scorer` and its words, `build`, `add` and `calibrate`."""
+    """Add the command `scorer` and its words, `build`, `sweep`, `add` and `calibrate`."""
     parser = subparsers.add_parser("scorer", help="give heads a scorer", description=__doc__)
     words = parser.add_subparsers(title="words", metavar="WORD", required=True)
     _add_word(words)
     _calibrate_word(words)
+    sweep.add_word(words)
     build = words.add_parser("build", help="count one and write it into a copy of the heads")
     build.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
     source = build.add_mutually_exclusive_group(required=True)
@@ -46,11 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"successors kept for each token (default {SIZE})",
     )
     build.add_argument(
-        "--weight", type=_above_zero, default=WEIGHT, help=f"of the ratios (default {WEIGHT})"
+        "--weight",
+        type=above_zero_argument,
+        default=WEIGHT,
+        help=f"of the ratios (default {WEIGHT})",
     )
     build.add_argument(
         "--pseudo-counts",
-        type=_above_zero,
+        type=above_zero_argument,
         default=PSEUDO_COUNTS,
         metavar="A",
         help=f"of the unigram, which tame rare pairs (default {PSEUDO_COUNTS:g})",
@@ -166,14 +176,10 @@ def _build(args: argparse.Namespace) -> int:
         args.parser.error("--tokenizer goes with --text")
     with stdout_to_stderr():
         from vllm_lmtp.tools.files import fetch
-        from vllm_lmtp.tools.scorer import build_table, passages_of_dataset, passages_of_text
+        from vllm_lmtp.tools.scorer import build_table
 
         folder = fetch(args.checkpoint)
-        if args.text is None:
-            source, passages = args.dataset, passages_of_dataset(args.dataset)
-        else:
-            model = folder if args.tokenizer is None else fetch(args.tokenizer)
-            source, passages = args.text, passages_of_text(args.text, model)
+        source, passages = text_or_answers(args, folder)
         written = build_table(
             folder,
             args.output,
@@ -188,8 +194,16 @@ def _build(args: argparse.Namespace) -> int:
     return 0
 
 
-def _above_zero(word: str) -> float:
-    value = float(word)
-    if not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{word} is not above 0")
-    return value
+def text_or_answers(args: argparse.Namespace, folder: Path) -> tuple[Path, Iterator[Tensor]]:
+    """What to count on, and its passages.
+
+    Raises:
+        LMTPError: it cannot be read, at the latest when the passages are taken.
+    """
+    from vllm_lmtp.tools.files import fetch
+    from vllm_lmtp.tools.scorer import passages_of_dataset, passages_of_text
+
+    if args.text is None:
+        return args.dataset, passages_of_dataset(args.dataset)
+    model = folder if args.tokenizer is None else fetch(args.tokenizer)
+    return args.text, passages_of_text(args.text, model)

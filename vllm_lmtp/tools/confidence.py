@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.scorer_tensors import CONFIDENCE, FIELD
 from vllm_lmtp.tools.files import read_folder
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
-from vllm_lmtp.training.kept_rows import Answer, read_answers
+from vllm_lmtp.training.held_answers import check_answers, spread
+from vllm_lmtp.training.kept_rows import read_answers
 from vllm_lmtp.training.observed_drafts import Observed, observe
 
 
@@ -85,8 +86,8 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
     end = config.get("eos_token_id")
     answers = read_answers(dataset, end if isinstance(end, int) else -1)
     greedy = [answer for answer in answers if answer.temperature == 0]
-    chosen = _first(greedy or answers, most_tokens)
-    _check(checkpoint, dataset, chosen)
+    chosen = spread(greedy or answers, most_tokens)
+    check_answers(checkpoint, dataset, chosen)
     fitted, measured = observe(checkpoint, chosen[::2]), observe(checkpoint, chosen[1::2])
     facts = {
         "source": dataset.resolve().name,
@@ -129,34 +130,3 @@ def _place(fitted: Observed, measured: Observed) -> Place:
         tuple(reliability(before, measured.right)),
         tuple(reliability(after, measured.right)),
     )
-
-
-def _first(answers: list[Answer], most_tokens: int) -> list[Answer]:
-    """As many answers, spread evenly over all, as have this many tokens together."""
-    total = sum(len(answer.answer) for answer in answers)
-    step = max(total / max(most_tokens, 1), 1.0)
-    count = int(len(answers) / step)
-    return [answers[int(number * step)] for number in range(count)]
-
-
-def _check(checkpoint: HeadsCheckpoint, dataset: Path, answers: list[Answer]) -> None:
-    from vllm_lmtp.training.kept_rows import load_rows
-
-    if len(answers) < 2:
-        raise refuse(
-            str(dataset),
-            "answers",
-            found=str(len(answers)),
-            expected="at least 2, to fit the confidence and to measure it",
-            remedy="distill more answers with `keep_rows: true`, or raise --tokens",
-        )
-    width = load_rows(answers[0]).shape[1]
-    highest = max(max(answer.tokens) for answer in answers)
-    if width != checkpoint.hidden_size or highest >= checkpoint.vocab_size:
-        raise refuse(
-            str(dataset),
-            "rows",
-            found=f"rows of {width}, tokens up to {highest}",
-            expected=f"rows of {checkpoint.hidden_size}, tokens below {checkpoint.vocab_size}",
-            remedy="give answers of the model that the heads were trained on",
-        )

@@ -13,7 +13,7 @@ from vllm_lmtp.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
 from vllm_lmtp.tensors import SCORER_PREFIX
 from vllm_lmtp.tools.files import Entry, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
-from vllm_lmtp.tools.successors import count_successors
+from vllm_lmtp.tools.successors import Pairs, best_successors, no_pairs
 from vllm_lmtp.tools.tokenizer import has_tokenizer
 
 if TYPE_CHECKING:
@@ -43,21 +43,12 @@ def build_table(
     """
     checkpoint = read_checkpoint(folder, stride=1)  # config.json's is kept as it is
     config, weights = read_folder(folder)
-    table = count_successors(
-        _within(passages, checkpoint.vocab_size, source),
-        checkpoint.vocab_size,
+    table = best_successors(
+        counted(passages, checkpoint.vocab_size, source),
         draft_vocabulary(checkpoint),
         min(size, checkpoint.output_rows),
         pseudo_counts,
     )
-    if not table.pairs:
-        raise refuse(
-            source,
-            "text",
-            found="no two tokens in a row",
-            expected="text to count successors in",
-            remedy="give a longer text",
-        )
     facts = {
         "kind": TABLE,
         "weight": weight,
@@ -81,6 +72,27 @@ def build_table(
         facts=facts,
         overwrite=overwrite,
     )
+
+
+def counted(passages: Iterator[Tensor], vocab_size: int, source: str) -> Pairs:
+    """The transitions of some passages.
+
+    Args:
+        passages: [L] int64 token ids each. source: what they are.
+
+    Raises:
+        LMTPError: tokens outside the vocabulary, or nothing to count.
+    """
+    pairs = no_pairs(vocab_size).and_those_of(_within(passages, vocab_size, source))
+    if not pairs.total:
+        raise refuse(
+            source,
+            "text",
+            found="no two tokens in a row",
+            expected="text to count successors in",
+            remedy="give a longer text",
+        )
+    return pairs
 
 
 def add_scorer(folder: Path, donor: Path, output: Path, *, overwrite: bool = False) -> Written:

@@ -34,6 +34,34 @@ class Successors:
     pairs: int
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """How often each pair of tokens occurs.
+
+    keys: [N] int64, p * V + x, in order. counts: [N] int64. vocab_size: V.
+    """
+
+    keys: torch.Tensor
+    counts: torch.Tensor
+    vocab_size: int
+
+    @property
+    def total(self) -> int:
+        """How many transitions were counted."""
+        return int(self.counts.sum())
+
+    def and_those_of(self, passages: Iterable[torch.Tensor]) -> Pairs:
+        """These and the transitions of more passages, [L] int64 token ids each."""
+        keys, counts = _count(passages, self.vocab_size, self.keys, self.counts)
+        return Pairs(keys, counts, self.vocab_size)
+
+
+def no_pairs(vocab_size: int) -> Pairs:
+    """What has been counted before anything is."""
+    none = torch.empty(0, dtype=torch.int64)
+    return Pairs(none, none, vocab_size)
+
+
 def count_successors(
     passages: Iterable[torch.Tensor],
     vocab_size: int,
@@ -49,12 +77,19 @@ def count_successors(
         drafted: [D] int64 target ids that can be drafted, in order; None for all.
         size: K. pseudo_counts: a, above 0.
     """
-    keys, counts = _count(passages, vocab_size)
-    before, after = keys // vocab_size, keys % vocab_size
-    pairs = int(counts.sum())
+    pairs = no_pairs(vocab_size).and_those_of(passages)
+    return best_successors(pairs, drafted, size, pseudo_counts)
+
+
+def best_successors(
+    pairs: Pairs, drafted: torch.Tensor | None, size: int, pseudo_counts: float
+) -> Successors:
+    """The table of what was counted; a smaller one of the same is its first columns."""
+    vocab_size, counts = pairs.vocab_size, pairs.counts
+    before, after = pairs.keys // vocab_size, pairs.keys % vocab_size
     share = torch.zeros(vocab_size, dtype=torch.float64)
     share.index_add_(0, after, counts.double())
-    share /= max(pairs, 1)
+    share /= max(pairs.total, 1)
     index = _index(vocab_size, drafted)
     known = index[after] >= 0
     before, after, counts = before[known], after[known], counts[known]
@@ -70,13 +105,13 @@ def count_successors(
     ratios = torch.zeros(vocab_size, size, dtype=torch.float16)
     ids[before, place] = index[after].int()
     ratios[before, place] = torch.log1p(counts / (pseudo_counts * share[after])).half()
-    return Successors(ids, ratios, pairs)
+    return Successors(ids, ratios, pairs.total)
 
 
-def _count(passages: Iterable[torch.Tensor], vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every pair that occurs, as p * V + x in order, and how often."""
-    keys = torch.empty(0, dtype=torch.int64)
-    counts = torch.empty(0, dtype=torch.int64)
+def _count(
+    passages: Iterable[torch.Tensor], vocab_size: int, keys: torch.Tensor, counts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every pair that occurs, as p * V + x in order, and how often, beside those counted before."""
     waiting: list[torch.Tensor] = []
     held = 0
     for tokens in passages:

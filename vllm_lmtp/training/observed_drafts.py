@@ -7,7 +7,7 @@ does the engine come to judge it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.confidence import log_odds
 from vllm_lmtp.history import History
+from vllm_lmtp.leap import LeapSchedule
 from vllm_lmtp.read import block_tensor, draft_vocabulary, output_matrix
+from vllm_lmtp.scorer import Scorer
 from vllm_lmtp.scorer_weights import build_scorer
 from vllm_lmtp.training.kept_rows import Answer, load_rows
 
@@ -34,6 +36,19 @@ class Observed:
 
     odds: Tensor
     right: Tensor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Engine steps that draft after R positions of an answer in turn.
+
+    states: [R, k, H] float32, what the heads read. sampled: [R] int64, the token after each
+    position. truth: [R, m] int64, the tokens after that one, -1 beyond the end of the answer.
+    """
+
+    states: Tensor
+    sampled: Tensor
+    truth: Tensor
 
 
 class PlainHeads:
@@ -57,8 +72,11 @@ class PlainHeads:
 
     def best_tokens(self, scores: Tensor) -> Tensor:
         """[N, D] -> [N] target tokens."""
-        best = scores.argmax(dim=-1)
-        return best if self.target_ids is None else self.target_ids[best]
+        return self.target_tokens(scores.argmax(dim=-1))
+
+    def target_tokens(self, ids: Tensor) -> Tensor:
+        """Ids of the heads' vocabulary -> target tokens."""
+        return ids if self.target_ids is None else self.target_ids[ids]
 
     def top_tokens(self, rows: Tensor, num_heads: int) -> Tensor:
         """[N, H] -> [N, num_heads] target tokens."""
@@ -66,39 +84,57 @@ class PlainHeads:
         return torch.stack(tops, dim=-1)
 
 
+def steps_of(answer: Answer, schedule: LeapSchedule) -> Iterator[Steps]:
+    """An answer as the steps of an engine that accepts nothing, some hundred at a time."""
+    states, tokens = load_rows(answer).float(), torch.tensor(answer.tokens)
+    lags = torch.arange(schedule.stride - 1, -1, -1)
+    places = torch.arange(2, 2 + schedule.max_drafts)
+    for steps in torch.split(torch.arange(len(states)), STEPS):
+        after = steps[:, None] + places
+        truth = tokens[after.clamp(max=len(tokens) - 1)].masked_fill(after >= len(tokens), -1)
+        read = states[(steps[:, None] - lags).clamp(min=0)]
+        yield Steps(read, tokens[steps + 1], truth)
+
+
+def decoder_of(
+    checkpoint: HeadsCheckpoint, heads: PlainHeads, scorer: Scorer | None
+) -> BackwardDecoder:
+    """The decoder that serves these heads with this scorer, for rows that are at hand."""
+    schedule = checkpoint.schedule
+    history = History(1, schedule.stride, checkpoint.hidden_size, torch.float32, "cpu")
+    return BackwardDecoder(schedule, heads, history, scorer)
+
+
+def own_scorer(checkpoint: HeadsCheckpoint) -> Scorer | None:
+    """The folder's scorer in float32 for all of the heads' vocabulary; None where it has none."""
+    rows = checkpoint.output_rows
+    return build_scorer(checkpoint, 0, rows, rows, torch.float32)
+
+
 @torch.no_grad()
 def observe(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Observed]:
     """Every place of a draft, observed over all positions of all answers."""
-    schedule, heads = checkpoint.schedule, PlainHeads(checkpoint)
-    rows = checkpoint.output_rows
-    scorer = build_scorer(checkpoint, 0, rows, rows, torch.float32)
-    history = History(1, schedule.stride, checkpoint.hidden_size, torch.float32, "cpu")
-    decoder = BackwardDecoder(schedule, heads, history, scorer)
-    places = schedule.max_drafts
+    heads = PlainHeads(checkpoint)
+    decoder = decoder_of(checkpoint, heads, own_scorer(checkpoint))
+    places = checkpoint.schedule.max_drafts
     odds: list[list[Tensor]] = [[] for _ in range(places)]
     right: list[list[Tensor]] = [[] for _ in range(places)]
-    for answer in answers:
-        states = load_rows(answer).float()
-        tokens = torch.tensor(answer.tokens)
-        lags = torch.arange(schedule.stride - 1, -1, -1)
-        for steps in torch.split(torch.arange(len(states)), STEPS):
-            stated = torch.empty(len(steps), places)
+    for steps in (s for answer in answers for s in steps_of(answer, checkpoint.schedule)):
+        stated = torch.empty(steps.truth.shape)
 
-            def best(scores: Tensor, place: int, stated: Tensor = stated) -> Tensor:
-                # Rows are of steps; what is noted here is judged below.
-                stated[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
-                return heads.best_tokens(scores)
+        def best(scores: Tensor, place: int, stated: Tensor = stated) -> Tensor:
+            # Rows are of steps; what is noted here is judged below.
+            stated[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
+            return heads.best_tokens(scores)
 
-            read = states[(steps[:, None] - lags).clamp(min=0)]
-            draft = decoder.fill(read, tokens[steps + 1], places, best)
-            alive = torch.ones(len(steps), dtype=torch.bool)
-            for place in range(places):
-                alive &= steps + 2 + place < len(tokens)
-                truth = tokens[(steps + 2 + place).clamp(max=len(tokens) - 1)]
-                hit = draft[:, place] == truth
-                odds[place].append(stated[alive, place])
-                right[place].append(hit[alive])
-                alive &= hit
+        draft = decoder.fill(steps.states, steps.sampled, places, best)
+        alive = torch.ones(len(draft), dtype=torch.bool)
+        for place in range(places):
+            alive &= steps.truth[:, place] >= 0
+            hit = draft[:, place] == steps.truth[:, place]
+            odds[place].append(stated[alive, place])
+            right[place].append(hit[alive])
+            alive &= hit
     empty = torch.empty(0)
     return [
         Observed(torch.cat([empty, *o]), torch.cat([empty.bool(), *r]))
