@@ -31,10 +31,11 @@ def votes() -> torch.Tensor:
     return _noise(2, 1.5)
 
 
-def save_dice(folder: Path, blur: float, drafted: int = VOCAB) -> Path:
+def save_dice(folder: Path, blur: float, drafted: int = VOCAB, sure: float = 1.0) -> Path:
     """Write target, heads and scorer as one folder.
 
     blur: deviation of the errors in the draft's logits; 0 for drafts distributed as the target.
+    sure: what the draft's logits are multiplied by; below 1 the draft is less sure than the target.
     drafted: tokens that the heads can draft, every one from this part of the vocabulary.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def save_dice(folder: Path, blur: float, drafted: int = VOCAB) -> Path:
         "model.norm.weight": torch.ones(HIDDEN),
         "lm_head.weight": votes(),
         "scorer.markov.embed": torch.cat([embeddings()[ids], torch.zeros(1, HIDDEN)]),
-        "scorer.markov.output": (votes() + _noise(3, blur))[ids],
+        "scorer.markov.output": (sure * votes() + _noise(3, blur))[ids],
         **idle_layers(HIDDEN),
     }
     for head in range(HEADS):

@@ -70,15 +70,21 @@ class ConfidentBest:
 
 
 class Drawn:
-    """A token drawn from the scored distribution, which every rank holds whole."""
+    """A token drawn from the scored distribution, which every rank holds whole.
 
-    def __init__(self, heads: Heads, draw: Draw, meter: Meter | None = None) -> None:
-        self.heads, self.draw, self.meter = heads, draw, meter
+    Args:
+        temperature: of the draw, as a share of the request's own.
+    """
+
+    def __init__(
+        self, heads: Heads, draw: Draw, temperature: float = 1.0, meter: Meter | None = None
+    ) -> None:
+        self.heads, self.draw, self.temperature, self.meter = heads, draw, temperature, meter
 
     def __call__(self, scores: torch.Tensor, place: int) -> torch.Tensor:
         """As `Choose`."""
         whole = self.heads.over_target_tokens(scores)
-        tokens = self.draw(whole, place)
+        tokens = self.draw(whole / self.temperature, place)
         if self.meter is not None:
             chosen = whole.gather(1, tokens.unsqueeze(1)).squeeze(1)
             self.meter.note(place, chosen - whole.logsumexp(dim=1))

@@ -30,11 +30,13 @@ logger = init_logger("vllm.lmtp")
 
 @dataclass(frozen=True)
 class Drafter:
-    """decoder; the heads, which own every tensor of it; confidence, where it is wanted."""
+    """decoder; the heads, which own every tensor of it; confidence, where it is wanted;
+    draft_temperature, of drawn drafts as a share of the request's."""
 
     decoder: BackwardDecoder
     heads: LeapHeads
     confidence: Confidence | None
+    draft_temperature: float
 
     def choice(self, into: torch.Tensor | None, draw: Draw | None = None) -> Choose | None:
         """How the places are filled; None for the best token, which needs no chooser.
@@ -47,7 +49,7 @@ class Drafter:
         if self.confidence is not None and into is not None:
             meter = Meter(self.confidence, into)
         if draw is not None:
-            return Drawn(self.heads, draw, meter)
+            return Drawn(self.heads, draw, self.draft_temperature, meter)
         return None if meter is None else ConfidentBest(self.heads, meter)
 
 
@@ -121,4 +123,5 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         vllm_version(),
         node_name(),
     )
-    return Drafter(BackwardDecoder(schedule, heads, history, scorer), heads, confidence)
+    decoder = BackwardDecoder(schedule, heads, history, scorer)
+    return Drafter(decoder, heads, confidence, speculative_config.lmtp_draft_temperature)

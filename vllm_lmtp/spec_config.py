@@ -49,6 +49,9 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
     lmtp_min_confidence: a draft ends before the place at which it is less likely than this to be
         right up to there; 0 keeps all.
+    lmtp_draft_temperature: of drafts that are drawn (`draft_sample_method: "probabilistic"`), as a
+        share of the request's; heads are less sure than the target, and 0.6 makes up for it
+        (docs/results.md, Scorer trade-offs).
     lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
         model's.
     """
@@ -63,6 +66,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_scorer: Literal["auto", "none", "table", "markov", "recurrent"] = "auto"
     lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    lmtp_draft_temperature: float = Field(default=0.6, ge=0.05, le=10, allow_inf_nan=False)
     lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
@@ -170,8 +174,8 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
         field = ".".join(str(part) for part in fault["loc"]) or "value"
         if fault["type"] == "unexpected_keyword_argument":
             known = (
-                "lmtp_stride, lmtp_scorer, lmtp_min_confidence, lmtp_head_dtype or one of vLLM's "
-                "speculative options"
+                "lmtp_stride, lmtp_scorer, lmtp_min_confidence, lmtp_draft_temperature, "
+                "lmtp_head_dtype or one of vLLM's speculative options"
             )
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")

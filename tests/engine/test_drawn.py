@@ -17,6 +17,7 @@ from tests.dice import VOCAB, next_token, p_value, p_value_of_few, save_dice
 from tests.engine.client import EngineHost, counted
 
 DRAWN = {"method": "lmtp", "draft_sample_method": "probabilistic"}
+AS_THE_TARGET = DRAWN | {"lmtp_draft_temperature": 1.0}
 BEST = {"method": "lmtp"}
 BLUR = 0.5
 ON_V1 = pytest.mark.parametrize("host", ["v1"], indirect=True)
@@ -50,7 +51,7 @@ def test_drafts_drawn_as_the_target_draws_are_all_accepted(
     host: EngineHost, tmp_path: Path
 ) -> None:
     """p / q is 1 only if q is that of the right request, place, preceding token and temperature."""
-    start(host, save_dice(tmp_path / "same", blur=0.0), DRAWN)
+    start(host, save_dice(tmp_path / "same", blur=0.0), AS_THE_TARGET)
     requests, tokens = (40, 60) if host.runner == 1 else (6, 12)
     for temperature in (0.7, 1.0):
         _, reply = sample(host, requests, tokens, temperature=temperature)
@@ -70,6 +71,16 @@ def test_drafts_drawn_as_the_target_draws_are_all_accepted(
         # The target cuts its distribution and the draft does not, so some drafts are refused.
         _, reply = sample(host, requests, tokens, temperature=1.0, top_k=4)
         assert 0.1 < accepted_share(reply) < 0.9
+
+
+def test_drafts_less_sure_than_the_target_are_drawn_at_a_lower_temperature(
+    host: EngineHost, tmp_path: Path
+) -> None:
+    """By default at 0.6 of the request's: such drafts are distributed as the target's tokens."""
+    start(host, save_dice(tmp_path / "unsure", blur=0.0, sure=0.6), DRAWN)
+    requests, tokens = (40, 60) if host.runner == 1 else (6, 12)
+    _, reply = sample(host, requests, tokens, temperature=0.8)
+    assert accepted_share(reply) > 0.999
 
 
 def test_seeds_settle_what_is_drawn(host: EngineHost, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
 from tests.engine.test_confidence import LINES
 from tests.engine.test_confidence import check as check_cut
-from tests.engine.test_drawn import accepted_share, sample
+from tests.engine.test_drawn import AS_THE_TARGET, accepted_share, sample
 
 TWO_RANKS = [
     pytest.param(
@@ -86,7 +86,7 @@ def test_two_ranks_draw_alike(tmp_path: Path) -> None:
     """Both hold the whole distribution, so drafts drawn as the target draws are all accepted."""
     host = EngineHost(2, True, tmp_path / "host.log", processes=True)
     try:
-        spec = {"method": "lmtp", "draft_sample_method": "probabilistic"}
+        spec = AS_THE_TARGET
         folder = save_dice(tmp_path / "same", blur=0.0)
         host.start(folder, speculative_config=spec, tensor_parallel_size=2)
         _, reply = sample(host, 6, 12, temperature=1.0)

@@ -54,7 +54,7 @@ def propose(least: float, lines: list[tuple[float, float]], **options: object) -
     speculator = object.__new__(LMTPSpeculator)
     speculator.decoder = decoder
     confidence = Confidence(lines, PLACES)
-    speculator.drafter = Drafter(decoder, heads, confidence)  # type: ignore[arg-type]
+    speculator.drafter = Drafter(decoder, heads, confidence, 1.0)  # type: ignore[arg-type]
     speculator.num_speculative_steps = PLACES
     speculator.draft_logits = None
     speculator.draft_tokens = torch.zeros(5, PLACES, dtype=torch.int64)

@@ -72,7 +72,7 @@ def test_both_choosers_note_how_likely_their_token_was() -> None:
     best = ConfidentBest(OneRank(), meter)(found, 1)
     assert best.tolist() == found.argmax(-1).tolist()
     assert torch.allclose(into[:4, 1], shares.amax(-1), atol=1e-6)
-    drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), meter)(found, 2)
+    drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), 0.5, meter)(found, 2)
     assert drawn.tolist() == found.argmin(-1).tolist()
     assert torch.allclose(into[:4, 2], shares.amin(-1), atol=1e-6)
     assert not into[:, 0].any()
@@ -92,6 +92,17 @@ def test_drawing_keeps_what_it_drew_from() -> None:
         for row in range(1, 4):
             wanted = (scores()[row] * (place + 1) / temperature[row]).softmax(-1)
             assert torch.allclose(kept[row, place], wanted)
+
+
+def test_a_draft_temperature_is_a_share_of_the_requests() -> None:
+    """What the rejection sampler is given is what the token was drawn from."""
+    drawing = Drawing(torch.tensor([0.0, 0.5, 1.0, 2.0]), {})
+    best = Drawn(OneRank(), drawing, 0.6)(scores(), 0)[0]
+    assert best == scores()[0].argmax()
+    kept = drawing.probabilities()
+    assert kept is not None
+    for row, temperature in ((1, 0.3), (2, 0.6), (3, 1.2)):
+        assert torch.allclose(kept[row, 0], (scores()[row] / temperature).softmax(-1))
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -85,7 +85,7 @@ def make_speculator(decoder: BackwardDecoder, choice: str = "best") -> Any:
     confidence = None
     if "confident" in choice:
         confidence = Confidence([(1.0 + p, 0.1 * p) for p in range(steps)], steps).to(device)
-    made.drafter = Drafter(decoder, decoder.heads, confidence)  # type: ignore[arg-type]
+    made.drafter = Drafter(decoder, decoder.heads, confidence, 1.0)  # type: ignore[arg-type]
     made.speculative_config = SimpleNamespace(lmtp_min_confidence=0.0)
     made.draft_tokens = torch.zeros(MAX_REQS, steps, dtype=torch.int64, device=device)
     made.draft_token_confidence_probs = made.draft_tokens.float()
