@@ -28,6 +28,20 @@ STEPS = 512
 
 
 @dataclass(frozen=True)
+class Drafts:
+    """The drafts of one answer, one for each of its N positions but the last, of m places each.
+
+    odds: [N, m] float32, the log-odds that the scored heads gave their tokens. right: [N] int64,
+    how many of a draft's first tokens were the ones that came. known: [N] int64, how many of its
+    places have a token that came.
+    """
+
+    odds: Tensor
+    right: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class Observed:
     """One place. odds: [N] float32, the log-odds that the scored heads gave their token. right: [N]
     bool, whether it was the token that came."""
@@ -67,43 +81,49 @@ class PlainHeads:
 
 
 @torch.no_grad()
-def observe(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Observed]:
-    """Every place of a draft, observed over all positions of all answers."""
+def drafted(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Drafts]:
+    """The drafts at all positions of every answer."""
     schedule, heads = checkpoint.schedule, PlainHeads(checkpoint)
     rows = checkpoint.output_rows
     scorer = build_scorer(checkpoint, 0, rows, rows, torch.float32)
     history = History(1, schedule.stride, checkpoint.hidden_size, torch.float32, "cpu")
     decoder = BackwardDecoder(schedule, heads, history, scorer)
-    places = schedule.max_drafts
-    odds: list[list[Tensor]] = [[] for _ in range(places)]
-    right: list[list[Tensor]] = [[] for _ in range(places)]
+    places = torch.arange(schedule.max_drafts)
+    lags = torch.arange(schedule.stride - 1, -1, -1)
+    found = []
     for answer in answers:
         states = load_rows(answer).float()
         tokens = torch.tensor(answer.tokens)
-        lags = torch.arange(schedule.stride - 1, -1, -1)
-        for steps in torch.split(torch.arange(len(states)), STEPS):
-            stated = torch.empty(len(steps), places)
+        odds = torch.empty(len(states) - 1, len(places))
+        right = torch.empty(len(odds), dtype=torch.int64)
+        known = (len(tokens) - 2 - torch.arange(len(odds))).clamp(max=len(places))
+        for start in range(0, len(odds), STEPS):
+            stated = odds[start : start + STEPS]
+            steps = start + torch.arange(len(stated))
 
             def best(scores: Tensor, place: int, stated: Tensor = stated) -> Tensor:
-                # Rows are of steps; what is noted here is judged below.
                 stated[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
                 return heads.best_tokens(scores)
 
             read = states[(steps[:, None] - lags).clamp(min=0)]
-            draft = decoder.fill(read, tokens[steps + 1], places, best)
-            alive = torch.ones(len(steps), dtype=torch.bool)
-            for place in range(places):
-                alive &= steps + 2 + place < len(tokens)
-                truth = tokens[(steps + 2 + place).clamp(max=len(tokens) - 1)]
-                hit = draft[:, place] == truth
-                odds[place].append(stated[alive, place])
-                right[place].append(hit[alive])
-                alive &= hit
-    empty = torch.empty(0)
-    return [
-        Observed(torch.cat([empty, *o]), torch.cat([empty.bool(), *r]))
-        for o, r in zip(odds, right, strict=True)
-    ]
+            draft = decoder.fill(read, tokens[steps + 1], len(places), best)
+            truth = tokens[(steps[:, None] + 2 + places).clamp(max=len(tokens) - 1)]
+            hits = (draft == truth) & (places < known[steps, None])
+            right[steps] = hits.long().cumprod(dim=1).sum(dim=1)
+        found.append(Drafts(odds, right, known))
+    return found
+
+
+def observe(drafts: Sequence[Drafts]) -> list[Observed]:
+    """Every place of a draft, where all places before it were right."""
+    odds, right, known = (
+        torch.cat([getattr(d, name) for d in drafts]) for name in ("odds", "right", "known")
+    )
+    places = []
+    for place in range(odds.shape[1]):
+        alive = (right >= place) & (known > place)
+        places.append(Observed(odds[alive, place], right[alive] > place))
+    return places
 
 
 def acceptance(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -116,7 +136,7 @@ def acceptance(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> dict[s
     greedy = [answer for answer in answers if answer.temperature == 0]
     if not greedy:
         return {}
-    places = observe(checkpoint, greedy)
+    places = observe(drafted(checkpoint, greedy))
     positions = len(places[0].right)
     accepted = [round(int(p.right.sum()) / max(1, positions), 4) for p in places]
     return {
