@@ -133,8 +133,8 @@ def compare(drafts: Mapping[str, Callable[[], object]], rounds: int) -> Iterator
             "scorer": name,
             "wall_ms": statistics.median(wall[name]),
             "processor_ms": statistics.median(processor[name]),
-            "wall_ratio": _ratio(wall[name], wall[NONE]),
-            "processor_ratio": _ratio(processor[name], processor[NONE]),
+            "wall_ratio": ratio(wall[name], wall[NONE]),
+            "processor_ratio": ratio(processor[name], processor[NONE]),
         }
 
 
@@ -147,7 +147,8 @@ def line(run: Mapping[str, Any]) -> str:
     )
 
 
-def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
+def ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 

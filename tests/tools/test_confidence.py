@@ -158,7 +158,8 @@ def test_calibrate_writes_lines_that_are_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain = scored_chain(tmp_path / "heads")
-    data = kept_rows(tmp_path / "data", chain, [0.0, 0.7, 0.0, 0.0, 0.7, 0.0])
+    run = tmp_path / "data"
+    data = kept_rows(run / "dataset", chain, [0.0, 0.7, 0.0, 0.0, 0.7, 0.0])
     output, plot = tmp_path / "out", tmp_path / "reliability.png"
     words = ["scorer", "calibrate", str(tmp_path / "heads"), "--dataset", str(data)]
     assert main([*words, "--output", str(output), "--plot", str(plot), "--json"]) == 0

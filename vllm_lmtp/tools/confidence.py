@@ -16,6 +16,7 @@ from vllm_lmtp.tools.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.files import read_folder
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.training.distill import DATASET
 from vllm_lmtp.training.kept_rows import Answer, read_answers
 from vllm_lmtp.training.observed_drafts import Observed, drafted, observe
 
@@ -96,7 +97,7 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
     places = tuple(map(_place, observe(drafts[::2]), observe(measured)))
     lines = Confidence([(place.slope, place.intercept) for place in places], len(places))
     facts = {
-        "source": dataset.resolve().name,
+        "source": _name(dataset),
         "answers": len(chosen),
         "tokens": sum(len(answer.answer) for answer in chosen),
         "greedy": bool(greedy),
@@ -136,6 +137,12 @@ def _place(fitted: Observed, measured: Observed) -> Place:
         tuple(reliability(before, measured.right)),
         tuple(reliability(after, measured.right)),
     )
+
+
+def _name(dataset: Path) -> str:
+    """Of the run that made a data set, as far as its folder tells."""
+    folder = dataset.resolve()
+    return folder.parent.name if folder.name == DATASET else folder.name
 
 
 def _first(answers: list[Answer], most_tokens: int) -> list[Answer]:
