@@ -53,6 +53,10 @@ class Confidence(nn.Module):
         line = self.slopes[place] * log_odds(log_probability) + self.intercepts[place]
         return torch.sigmoid(line)
 
+    def of_drafts(self, odds: torch.Tensor) -> torch.Tensor:
+        """As `at` for all places of whole drafts, from log-odds [R, m]: [R, m]."""
+        return torch.sigmoid(self.slopes * odds + self.intercepts)
+
 
 def worth_verifying(confidence: torch.Tensor, least: float) -> torch.Tensor:
     """Which places the whole draft up to them is likely enough to be right for.

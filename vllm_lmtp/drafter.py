@@ -15,6 +15,7 @@ from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.choice import Choose, ConfidentBest, Draw, Drawn, Meter
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.confidence import Confidence
+from vllm_lmtp.cpu_term import speed_up
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.head_dtype import FP8, chosen_dtype
 from vllm_lmtp.heads import LeapHeads, has_kernels
@@ -99,6 +100,7 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         shard = output.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
         scorer = build_scorer(checkpoint, start, end, output.num_embeddings_per_partition, dtype)
+        speed_up(scorer)
     if scorer is not None:
         heads.add_module("scorer", scorer.to(device))
     confidence = None

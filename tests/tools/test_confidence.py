@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,11 @@ from tests.kept import keep_rows
 from tests.tools.models import config_of, fields, tensors_of
 from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli import main
+from vllm_lmtp.confidence import Confidence
+from vllm_lmtp.tools.cuts import cut_at
 from vllm_lmtp.tools.reliability import expected_error, fit_line, reliability
 from vllm_lmtp.training.kept_rows import Answer, read_answers
-from vllm_lmtp.training.observed_drafts import observe
+from vllm_lmtp.training.observed_drafts import Drafts, drafted, observe
 
 
 def kept_rows(folder: Path, chain: Chain, temperatures: list[float]) -> Path:
@@ -68,7 +72,7 @@ def test_observations_are_what_the_engine_would_judge(tmp_path: Path) -> None:
     chain = scored_chain(tmp_path / "heads")
     answers = read_answers(kept_rows(tmp_path / "data", chain, [0.0, 0.0]), -1)
     wanted = brute_force(chain, answers)
-    for place, seen in enumerate(observe(read_checkpoint(tmp_path / "heads"), answers)):
+    for place, seen in enumerate(observe(drafted(read_checkpoint(tmp_path / "heads"), answers))):
         assert seen.right.tolist() == [right for _, right in wanted[place]]
         odds = torch.tensor([o for o, _ in wanted[place]])
         # Beyond this, float32 cannot tell a share from 1.
@@ -108,11 +112,35 @@ def test_reliability_by_hand() -> None:
     assert expected_error(reliability(torch.empty(0), torch.empty(0).bool())) == 0
 
 
+def test_cuts_by_hand() -> None:
+    stated = torch.tensor([[0.9, 0.9], [0.9, 0.9], [0.9, 0.9], [0.5, 0.9], [0.9, 0.1]])
+    answer = Drafts(stated.logit(), torch.tensor([2, 0, 0, 1, 1]), torch.tensor([2, 2, 2, 2, 1]))
+    lines = Confidence((), 2)
+    whole = cut_at([answer], lines, 0.0)  # positions 0 and 3, which emit 3 and 2 tokens
+    assert (whole.kept, whole.accepted, whole.length, whole.rows) == (1, 3 / 4, 5 / 2, 6 / 5)
+    cut = cut_at([answer], lines, 0.6)  # 0, 3 and 4, of whose drafts 2, 0 and 1 places are left
+    assert (cut.kept, cut.accepted, cut.length, cut.rows) == (3 / 6, 1, 6 / 3, 6 / 6)
+    both = cut_at([answer, answer], lines, 0.6)
+    assert both == cut
+    nothing = cut_at([answer], lines, 1.0)
+    assert (nothing.kept, nothing.accepted, nothing.length, nothing.rows) == (0, 0, 1, 1)
+
+
+def test_a_short_answer_has_no_drafts(tmp_path: Path) -> None:
+    chain = scored_chain(tmp_path / "heads")
+    answers = read_answers(kept_rows(tmp_path / "data", chain, [0.0]), -1)
+    short = replace(answers[0], end=answers[0].begin + 1, tokens=answers[0].tokens[:2])
+    (found,) = drafted(read_checkpoint(tmp_path / "heads"), [short])
+    assert found.odds.shape == (0, 6)
+    assert len(found.right) == len(found.known) == 0
+
+
 def test_calibrate_writes_lines_that_are_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain = scored_chain(tmp_path / "heads")
-    data = kept_rows(tmp_path / "data", chain, [0.0, 0.7, 0.0, 0.0, 0.7, 0.0])
+    run = tmp_path / "data"
+    data = kept_rows(run / "dataset", chain, [0.0, 0.7, 0.0, 0.0, 0.7, 0.0])
     output, plot = tmp_path / "out", tmp_path / "reliability.png"
     words = ["scorer", "calibrate", str(tmp_path / "heads"), "--dataset", str(data)]
     assert main([*words, "--output", str(output), "--plot", str(plot), "--json"]) == 0
@@ -132,6 +160,11 @@ def test_calibrate_writes_lines_that_are_served(
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "tokens" in report
+    whole, *cuts = report["cuts"]
+    assert (whole["least"], whole["kept"]) == (0, 1)
+    for more, less in itertools.pairwise([whole, *cuts]):
+        assert more["kept"] > less["kept"]
+        assert more["length"] >= less["length"] >= 1
 
 
 @pytest.mark.parametrize("case", ["no scorer", "one answer", "other model", "no rows"])

@@ -67,6 +67,18 @@ def test_a_limit_draws_the_same_rows_for_the_same_seed(tmp_path: Path) -> None:
     assert drawn == read_prompts(prompt_set, data, seed=1) != read_prompts(prompt_set, data, seed=2)
 
 
+def test_besides_leaves_out_what_a_limit_drew(tmp_path: Path) -> None:
+    data = _data(tmp_path, [{"ask": str(i)} for i in range(50)])
+    drawn = read_prompts(PromptSet("set", "nobody/set", "{ask}", limit=40), data, seed=1)
+    rest = read_prompts(PromptSet("set", "nobody/set", "{ask}", besides=40), data, seed=1)
+    assert sorted(int(p.text) for p in drawn + rest) == list(range(50))
+    few = PromptSet("set", "nobody/set", "{ask}", besides=40, limit=3)
+    assert len(found := read_prompts(few, data, seed=1)) == 3
+    assert {p.text for p in found} < {p.text for p in rest}
+    with pytest.raises(LMTPError, match="at least one prompt"):
+        read_prompts(PromptSet("set", "nobody/set", "{ask}", besides=50), data, seed=1)
+
+
 def test_bad_data_is_named(tmp_path: Path) -> None:
     prompt_set = PromptSet("set", "nobody/set", "{ask}", number="n", first=4, last=9)
     for rows, words in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,12 +140,14 @@ def _calibrate(args: argparse.Namespace) -> int:
         written = write_calibration(folder, args.output, found, args.overwrite)
         if args.plot is not None:
             draw(found, args.plot)
-    places = found.content()["places"]
+    places, cuts = found.content()["places"], [asdict(cut) for cut in found.cuts]
     if args.json:
-        print_json(written.report() | {"places": places, "bins": found.bins()})
+        print_json(written.report() | {"places": places, "cuts": cuts, "bins": found.bins()})
         return 0
     rows = [[str(number), *map(str, place.values())] for number, place in enumerate(places)]
     print_table(rows, ("place", *places[0]), "Confidence = sigmoid(slope * log-odds + intercept)")
+    rows = [[f"{value:.3f}" for value in cut.values()] for cut in cuts]
+    print_table(rows, tuple(cuts[0]), "Drafts cut by lmtp_min_confidence (least)")
     print_written(written, as_json=False)
     return 0
 

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.scorer_tensors import CONFIDENCE, FIELD
+from vllm_lmtp.tools.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.files import read_folder
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.training.distill import DATASET
 from vllm_lmtp.training.held_answers import check_answers, spread
 from vllm_lmtp.training.kept_rows import read_answers
-from vllm_lmtp.training.observed_drafts import Observed, observe
+from vllm_lmtp.training.observed_drafts import Observed, drafted, observe
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Calibration:
-    """places; and facts about the answers they were observed on."""
+    """places; what cutting drafts by them would do to the answers that they were not fitted to; and
+    facts about all answers."""
 
     places: tuple[Place, ...]
+    cuts: tuple[Cut, ...]
     facts: dict[str, Any]
 
     def content(self) -> dict[str, Any]:
@@ -88,14 +93,17 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
     greedy = [answer for answer in answers if answer.temperature == 0]
     chosen = spread(greedy or answers, most_tokens)
     check_answers(checkpoint, dataset, chosen)
-    fitted, measured = observe(checkpoint, chosen[::2]), observe(checkpoint, chosen[1::2])
+    drafts = drafted(checkpoint, chosen)
+    measured = drafts[1::2]
+    places = tuple(map(_place, observe(drafts[::2]), observe(measured)))
+    lines = Confidence([(place.slope, place.intercept) for place in places], len(places))
     facts = {
-        "source": dataset.resolve().name,
+        "source": _name(dataset),
         "answers": len(chosen),
         "tokens": sum(len(answer.answer) for answer in chosen),
         "greedy": bool(greedy),
     }
-    return Calibration(tuple(map(_place, fitted, measured)), facts)
+    return Calibration(places, tuple(cut_at(measured, lines, least) for least in LEAST), facts)
 
 
 def write_calibration(
@@ -130,3 +138,9 @@ def _place(fitted: Observed, measured: Observed) -> Place:
         tuple(reliability(before, measured.right)),
         tuple(reliability(after, measured.right)),
     )
+
+
+def _name(dataset: Path) -> str:
+    """Of the run that made a data set, as far as its folder tells."""
+    folder = dataset.resolve()
+    return folder.parent.name if folder.name == DATASET else folder.name

@@ -15,7 +15,9 @@ class PromptSet:
     folder given with `--data`. dataset, subset, split: its public id for `datasets`, used where
     that folder has no such file. template: the prompt, a `str.format` text over a row's fields.
     times: how often each prompt is answered. limit: rows drawn at random, or null for all.
-    number, first, last: keep only rows whose field `number` lies in first..last.
+    besides: leave out the rows that a run with this `limit` and the same seed drew, for prompts
+    that heads did not learn from. number, first, last: keep only rows whose field `number` lies
+    in first..last.
     """
 
     name: str
@@ -25,6 +27,7 @@ class PromptSet:
     split: str = "train"
     times: int = 1
     limit: int | None = None
+    besides: int | None = None
     number: str | None = None
     first: int = 0
     last: int = 0
@@ -36,6 +39,8 @@ class PromptSet:
             wrong["times"] = "at least 1"
         if self.limit is not None and self.limit < 1:
             wrong["limit"] = "at least 1, or null"
+        if self.besides is not None and self.besides < 1:
+            wrong["besides"] = "at least 1, or null"
         if self.number is not None and self.last < self.first:
             wrong["last"] = f"at least first ({self.first})"
         return wrong

@@ -30,6 +30,20 @@ STEPS = 512
 
 
 @dataclass(frozen=True)
+class Drafts:
+    """The drafts of one answer at N of its positions, of m places each.
+
+    odds: [N, m] float32, the log-odds that the scored heads gave their tokens. right: [N] int64,
+    how many of a draft's first tokens were the ones that came. known: [N] int64, how many of its
+    places have a token that came.
+    """
+
+    odds: Tensor
+    right: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class Observed:
     """One place. odds: [N] float32, the log-odds that the scored heads gave their token. right: [N]
     bool, whether it was the token that came."""
@@ -112,34 +126,41 @@ def own_scorer(checkpoint: HeadsCheckpoint) -> Scorer | None:
 
 
 @torch.no_grad()
-def observe(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Observed]:
-    """Every place of a draft, observed over all positions of all answers."""
+def drafted(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Drafts]:
+    """The drafts of every answer, at all positions behind which a token came to judge them by."""
     heads = PlainHeads(checkpoint)
     decoder = decoder_of(checkpoint, heads, own_scorer(checkpoint))
-    places = checkpoint.schedule.max_drafts
-    odds: list[list[Tensor]] = [[] for _ in range(places)]
-    right: list[list[Tensor]] = [[] for _ in range(places)]
-    for steps in (s for answer in answers for s in steps_of(answer, checkpoint.schedule)):
-        stated = torch.empty(steps.truth.shape)
 
-        def best(scores: Tensor, place: int, stated: Tensor = stated) -> Tensor:
-            # Rows are of steps; what is noted here is judged below.
-            stated[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
+    def judged(steps: Steps) -> Drafts:
+        odds = torch.empty(steps.truth.shape)
+
+        def best(scores: Tensor, place: int) -> Tensor:
+            odds[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
             return heads.best_tokens(scores)
 
-        draft = decoder.fill(steps.states, steps.sampled, places, best)
-        alive = torch.ones(len(draft), dtype=torch.bool)
-        for place in range(places):
-            alive &= steps.truth[:, place] >= 0
-            hit = draft[:, place] == steps.truth[:, place]
-            odds[place].append(stated[alive, place])
-            right[place].append(hit[alive])
-            alive &= hit
-    empty = torch.empty(0)
-    return [
-        Observed(torch.cat([empty, *o]), torch.cat([empty.bool(), *r]))
-        for o, r in zip(odds, right, strict=True)
-    ]
+        draft = decoder.fill(steps.states, steps.sampled, odds.shape[1], best)
+        right = (draft == steps.truth).long().cumprod(dim=1).sum(dim=1)
+        known = (steps.truth >= 0).sum(dim=1)
+        return Drafts(odds[known > 0], right[known > 0], known[known > 0])
+
+    found = []
+    for answer in answers:
+        parts = [judged(steps) for steps in steps_of(answer, checkpoint.schedule)]
+        columns = zip(*((p.odds, p.right, p.known) for p in parts), strict=True)
+        found.append(Drafts(*map(torch.cat, columns)))
+    return found
+
+
+def observe(drafts: Sequence[Drafts]) -> list[Observed]:
+    """Every place of a draft, where all places before it were right."""
+    odds, right, known = (
+        torch.cat([getattr(d, name) for d in drafts]) for name in ("odds", "right", "known")
+    )
+    places = []
+    for place in range(odds.shape[1]):
+        alive = (right >= place) & (known > place)
+        places.append(Observed(odds[alive, place], right[alive] > place))
+    return places
 
 
 def acceptance(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -152,7 +173,7 @@ def acceptance(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> dict[s
     greedy = [answer for answer in answers if answer.temperature == 0]
     if not greedy:
         return {}
-    places = observe(checkpoint, greedy)
+    places = observe(drafted(checkpoint, greedy))
     positions = len(places[0].right)
     accepted = [round(int(p.right.sum()) / max(1, positions), 4) for p in places]
     return {

@@ -35,7 +35,7 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
 
     Args:
         data: a folder that may hold `<name>.jsonl`; without it the set's public id is fetched.
-        seed: draws the rows where `limit` leaves some out.
+        seed: draws the rows where `limit` leaves some out, or `besides`.
 
     Raises:
         LMTPError: the data cannot be had, or a row lacks a field of the template.
@@ -59,17 +59,26 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
                 expected=f"the fields of the template {prompt_set.template!r}",
                 remedy=f"correct the template of {prompt_set.name}, or the data",
             ) from error
+    if prompt_set.besides is not None:
+        drawn = set(_drawn(seed, len(texts), prompt_set.besides))
+        texts = [text for place, text in enumerate(texts) if place not in drawn]
     if not texts:
         raise refuse(
             where,
             "rows",
             found="none that the file asks for",
             expected="at least one prompt",
-            remedy=f"check first, last and split of {prompt_set.name}",
+            remedy=f"check first, last, besides and split of {prompt_set.name}",
         )
-    if prompt_set.limit is not None and prompt_set.limit < len(texts):
-        texts = random.Random(seed).sample(texts, prompt_set.limit)
+    if prompt_set.limit is not None:
+        texts = [texts[place] for place in _drawn(seed, len(texts), prompt_set.limit)]
     return [Prompt(text, prompt_set.name) for text in texts for _ in range(prompt_set.times)]
+
+
+def _drawn(seed: int, rows: int, limit: int) -> list[int]:
+    """The places of `limit` of `rows` rows, in the order drawn; of all where they are no more."""
+    places = range(rows)
+    return random.Random(seed).sample(places, limit) if limit < rows else list(places)
 
 
 def openings(config: SelfWritten, tokenizer: Any) -> list[dict[str, Any]]:
