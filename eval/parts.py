@@ -35,6 +35,7 @@ class Size:
     tune_rounds: int
     tune_tokens: int
     tune_lengths: int | None
+    tune_cuts: tuple[str, ...]
     speed_streams: tuple[int, ...]
     speed_rounds: int
     speed_tokens: int
@@ -53,6 +54,7 @@ QUICK = Size(
     tune_rounds=3,
     tune_tokens=24,
     tune_lengths=3,
+    tune_cuts=("0.15",),
     speed_streams=(1, 8, 32, 64),
     speed_rounds=2,
     speed_tokens=48,
@@ -72,6 +74,7 @@ FULL = Size(
     tune_rounds=5,
     tune_tokens=64,
     tune_lengths=None,
+    tune_cuts=("0.1", "0.2", "0.3"),
     speed_streams=(1, 2, 4, 8, 16, 32, 64),
     speed_rounds=5,
     speed_tokens=128,
@@ -88,6 +91,7 @@ def part_words(
     most: int,
     folder: Path,
     exam: Sequence[str] = (),
+    cuts: bool = False,
 ) -> dict[str, list[str]]:
     """The command of each part, after `vllm-lmtp`.
 
@@ -96,6 +100,7 @@ def part_words(
         most: tokens of the heads' whole draft.
         folder: of the results.
         exam: all of `eval quality`'s arguments; none to leave it out.
+        cuts: whether drafts can be cut where they are not confident enough.
     """
     output = ["--output", str(folder)]
     temperatures = ["--temperature", *size.temperatures]
@@ -106,6 +111,7 @@ def part_words(
     lengths = spread_lengths(most, size.tune_lengths)
     tune = ["--streams", *map(str, size.tune_streams), "--rounds", str(size.tune_rounds)]
     tune += ["--max-tokens", str(size.tune_tokens), "--lengths", *map(str, lengths)]
+    tune += ["--cuts", *size.tune_cuts] if cuts else []
     speed = ["--streams", *map(str, size.speed_streams), "--rounds", str(size.speed_rounds)]
     speed += ["--max-tokens", str(size.speed_tokens), "--config", str(folder / CONFIG_FILE)]
     words = {

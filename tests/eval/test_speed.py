@@ -271,6 +271,9 @@ def test_parts_hand_over_the_tuned_configuration(tmp_path: Path) -> None:
     assert words["speed"][-2:] == ["--config", str(tmp_path / "tuned.yaml")]
     lengths = words["tune"][words["tune"].index("--lengths") + 1 :]
     assert lengths == ["2", "4", "6"]
+    assert "--cuts" not in words["tune"]
+    cut = parts.part_words(parts.QUICK, ["--model", "m"], 6, tmp_path, cuts=True)["tune"]
+    assert cut[cut.index("--cuts") + 1] == "0.15"
     full = parts.part_words(parts.FULL, ["--model", "m"], 6, tmp_path)
     assert full["serve"][-2:] == words["speed"][-2:]
     assert list(parts.KINDS).index("tune") < list(parts.KINDS).index("speed")

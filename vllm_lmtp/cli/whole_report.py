@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with stdout_to_stderr():
         from vllm_lmtp.eval import parts, report
         from vllm_lmtp.eval.methods import stamp_of
+        from vllm_lmtp.spec_config import runner_in_use
 
         report.check_output(args.output)
         name = args.model
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoint.schedule.max_drafts,
             args.output,
             _exam(args, name, given) if args.tasks else (),
+            cuts=runner_in_use() == 1,
         )
         stamps = parts.Stamps(args.output)
         files = {"model": stamp_of(args.model), "heads": stamp_of(heads)}
