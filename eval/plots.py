@@ -59,9 +59,10 @@ def _quality(pyplot: Any, result: Mapping[str, Any]) -> Any:
 
 
 def _scaling(pyplot: Any, result: Mapping[str, Any]) -> Any:
-    """Held-out accuracy of each offset over the tokens of the training text."""
-    figure, axis = pyplot.subplots(figsize=(1.4 * WIDTH, HEIGHT))
-    for number, offset in enumerate(result["doubling"]):
+    """Held-out accuracy over the tokens of the training text, of each offset that has a slope."""
+    figure, axis = pyplot.subplots(figsize=(1.8 * WIDTH, HEIGHT))
+    sloped = [offset for offset, gains in result["doubling"].items() if gains["top1"] is not None]
+    for number, offset in enumerate(sloped or result["doubling"]):
         for top, style in (("top1", "-o"), ("top10", ":s")):
             spots = [
                 (point["tokens"], 100 * point["offsets"][offset][top])
@@ -75,7 +76,7 @@ def _scaling(pyplot: Any, result: Mapping[str, Any]) -> Any:
     axis.set(title="Held-out accuracy", xlabel="tokens of training text", ylabel="%")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -10,6 +10,7 @@ the heads may be any object with these methods.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -68,6 +69,7 @@ class BackwardDecoder:
         num_drafts: int,
         sampled: torch.Tensor | None = None,
         choose: Choose | None = None,
+        worth: Callable[[int], bool] | None = None,
     ) -> torch.Tensor:
         """Advance the history by one step and draft the tokens that follow it.
 
@@ -78,9 +80,12 @@ class BackwardDecoder:
             sampled: [R] int64, the token that the target has just sampled for each request, which
                 a scorer needs; any id where there is none, as in the middle of a prompt.
             choose: picks the token of each place; None for the best.
+            worth: asked before every head but the first, with the number of places filled, whether
+                any draft is worth going on with; None to fill all. Ranks must agree.
 
         Returns:
-            [R, num_drafts] int64, offsets 2..num_drafts+1 in order.
+            [R, num_drafts] int64, offsets 2..num_drafts+1 in order; fewer columns where it was not
+            worth going on.
         """
         num_heads = self.schedule.heads_needed(num_drafts)
         if num_heads == 0:
@@ -97,12 +102,12 @@ class BackwardDecoder:
 
         if self.scorer is None and choose is None:
             return ordered(self.heads.top_tokens(flat, num_heads))
-        if self.scorer is None and isinstance(choose, ConfidentBest):
+        if self.scorer is None and isinstance(choose, ConfidentBest) and worth is None:
             top, likely = choose.heads.top_with_log_probability(flat, num_heads)
             for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
                 choose.meter.note(place, log_probability)
             return ordered(top)
-        return self.fill(rows.states, sampled, num_drafts, choose)
+        return self.fill(rows.states, sampled, num_drafts, choose, worth)
 
     def fill(
         self,
@@ -110,19 +115,22 @@ class BackwardDecoder:
         sampled: torch.Tensor | None,
         num_drafts: int,
         choose: Choose | None,
+        worth: Callable[[int], bool] | None = None,
     ) -> torch.Tensor:
         """The draft [R, num_drafts] int64, place after place.
 
         A head's places come one after another, so the logits of one head at a time are kept.
 
         Args:
-            states: [R, k, H], oldest first. sampled, num_drafts, choose: as in `draft`.
+            states: [R, k, H], oldest first. sampled, num_drafts, choose, worth: as in `draft`.
         """
         num_reqs, stride, size = states.shape
         previous = sampled
         known = states[:, -1] if self.scorer is None else self.scorer.begin(states[:, -1])
         draft: list[torch.Tensor] = []
         for head in range(self.schedule.heads_needed(num_drafts)):
+            if head and worth is not None and not worth(len(draft)):
+                break
             logits = self.heads.logits(states.reshape(-1, size), head)
             by_lag = logits.reshape(num_reqs, stride, -1)
             for inner in range(min(stride, num_drafts - len(draft))):

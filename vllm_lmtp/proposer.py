@@ -6,7 +6,7 @@ right. It will be deleted with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,6 +138,7 @@ class LMTPProposer:
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
             choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),
+            worth=self._worth(num_reqs) if self.least_confidence else None,
         )
         if drawing is not None:
             # Read in the next step by the rejection sampler, request by request.
@@ -148,6 +149,16 @@ class LMTPProposer:
         confidence = self.confidence[:num_reqs, : draft.shape[1]]
         lengths = worth_verifying(confidence, self.least_confidence).sum(dim=1).tolist()
         return [tokens[:n] for tokens, n in zip(draft.tolist(), lengths, strict=True)]
+
+    def _worth(self, num_reqs: int) -> Callable[[int], bool]:
+        """Whether any draft of the batch keeps its last place so far. Where none does, the heads
+        that would go on are spared; a cut is read on the host anyway."""
+
+        def goes_on(filled: int) -> bool:
+            kept = worth_verifying(self.confidence[:num_reqs, :filled], self.least_confidence)
+            return bool(kept[:, -1].any())
+
+        return goes_on
 
     def _drawing(self, sampled_token_ids: list[list[int]], metadata: Any) -> Drawing | None:
         """How this draft's tokens are drawn; None where the best are taken."""

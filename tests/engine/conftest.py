@@ -22,6 +22,7 @@ SYNCHRONOUS = {
     "test_scored_drafts_are_what_transformers_recomputes",
     "test_sampled_tokens_follow_the_target",
     "test_text_target",
+    "test_v2_has_no_way_to_cut",
 }
 """What runner 2 is tested for without asynchronous scheduling by default: where scheduling matters,
 and once each kind of draft. The rest of its tests in that mode are slow ones."""

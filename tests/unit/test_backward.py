@@ -21,6 +21,11 @@ class TellingHeads:
         row = (rows[:, 0] * 100 + rows[:, 1]).long()
         return torch.stack([10000 * head + row for head in range(num_heads)], dim=-1)
 
+    def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
+        self.computed.append(head)
+        row = 10000 * head + (rows[:, 0] * 100 + rows[:, 1]).long()
+        return torch.nn.functional.one_hot(row, 30_000)
+
 
 def make_decoder(n_heads: int, stride: int) -> BackwardDecoder:
     history = History(3, stride, 2, torch.float32, "cpu")
@@ -78,6 +83,23 @@ def test_only_the_heads_needed_are_computed(n_heads: int, stride: int) -> None:
         decoder.heads.computed.clear()
         draft(decoder, [(0, 0, 4, 0)], num_drafts)
         assert decoder.heads.computed == ([-(-num_drafts // stride)] if num_drafts else [])
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_heads_that_would_fill_hopeless_places_are_not_computed(stop: int) -> None:
+    decoder = make_decoder(3, 2)
+    asked: list[int] = []
+
+    def worth(filled: int) -> bool:
+        asked.append(filled)
+        return filled < stop
+
+    one, nothing = torch.tensor([9]), torch.tensor([0])
+    step = (rows(0, 0, 9), nothing, one, nothing, nothing)
+    got = decoder.draft(*step, 6, None, lambda scores, _: scores.argmax(dim=-1), worth)
+    assert got.tolist() == [expected(0, 8, 2, stop)]
+    assert decoder.heads.computed == list(range(stop // 2))
+    assert asked == [filled for filled in (2, 4) if filled <= stop]
 
 
 def test_order_for_two_heads_of_stride_two() -> None:
