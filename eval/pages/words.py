@@ -70,11 +70,11 @@ def origin(result: Mapping[str, Any]) -> list[str]:
     made = result["provenance"]
     versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
     machine = made["machine"]
+    threads = f"{machine['threads']} threads, " if "threads" in machine else ""
     return [
         f"- {made['date']}; commit {made['commit'] or 'unknown'}; {versions}.",
         f"- Machine: {machine.get('gpu') or machine['cpu']}, {machine['usable_cores']} of "
-        f"{machine['cores']} cores, {machine.get('threads', '?')} threads, "
-        f"{machine['memory_gib']} GiB.",
+        f"{machine['cores']} cores, {threads}{machine['memory_gib']} GiB.",
     ]
 
 
