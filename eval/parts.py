@@ -52,14 +52,14 @@ QUICK = Size(
     temperatures=("0",),
     tune_streams=(1, 8, 32, 64),
     tune_rounds=3,
-    tune_tokens=24,
+    tune_tokens=20,
     tune_lengths=3,
     tune_cuts=("0.15",),
     speed_streams=(1, 8, 32, 64),
     speed_rounds=2,
-    speed_tokens=48,
+    speed_tokens=32,
     least=4,
-    longest=192,
+    longest=128,
     eager=True,
 )
 """For 20 minutes of two cores and a model of 135 million parameters. Nothing is compiled, since

@@ -43,6 +43,11 @@ class Setting:
         return {"length": length} | ({"cut": self.cut} if self.cut else {})
 
 
+HOPELESS = 0.85
+"""A setting that is slower than this, against the baseline of its first round, is given up."""
+NEAR = 0.95
+"""Where none comes nearer in the first round, larger batches are not tried: a row to verify costs
+more there."""
 PLAIN_ENGINE, NO_DRAFTS = Setting(None), Setting(0)
 Cells = Mapping[tuple[int, Setting], Sequence[Cell]]
 
@@ -118,25 +123,27 @@ def decide(
     """Speeds by batch size, length and cut, what is chosen, and vLLM's schedule of the lengths.
 
     Args:
-        cells: of each round, by batch size and setting, PLAIN_ENGINE and NO_DRAFTS among them.
+        cells: of each round, by batch size and setting, PLAIN_ENGINE and NO_DRAFTS among them; of
+            a setting that was given up only the first ones, or none.
         cuts: in order, 0 first.
     """
     loads, plain = [], []
     ratios: dict[float, dict[int, dict[int, list[float]]]] = {cut: {} for cut in cuts}
     for size in streams:
-        baseline = [
-            max(pair, key=lambda cell: cell.tokens / cell.seconds)
-            for pair in zip(cells[size, PLAIN_ENGINE], cells[size, NO_DRAFTS], strict=True)
-        ]
+        baseline = _baseline(cells, size)
         plain.append({"streams": size} | summarise(cells[size, PLAIN_ENGINE], None))
         rates = summarise(cells[size, NO_DRAFTS], baseline)
         loads.append({"streams": size, "length": 0, "cut": 0.0} | rates)
         for cut in cuts:
             ratios[cut][size] = {}
             for length in lengths:
-                rates = summarise(cells[size, Setting(length, cut)], baseline)
-                loads.append({"streams": size, "length": length, "cut": cut} | rates)
-                ratios[cut][size][length] = rates["speed_up"]["rounds"]
+                if not (measured := cells.get((size, Setting(length, cut)))):
+                    continue
+                rates = summarise(measured, baseline[: len(measured)])
+                load = {"streams": size, "length": length, "cut": cut} | rates
+                loads.append(load | {"given_up": len(measured) < len(baseline)})
+                if len(measured) == len(baseline):
+                    ratios[cut][size][length] = rates["speed_up"]["rounds"]
     cut, chosen = choose_cut(ratios, least_gain)
     return {
         "lengths": [0, *lengths],
@@ -148,6 +155,38 @@ def decide(
         "chosen": [{"streams": size, "length": length} for size, length in chosen.items()],
         "schedule": [list(piece) for piece in schedule(chosen)],
     }
+
+
+def _baseline(cells: Cells, size: int) -> list[Cell]:
+    """Round by round the faster of plain decoding and drafting nothing."""
+    pairs = zip(cells[size, PLAIN_ENGINE], cells[size, NO_DRAFTS], strict=True)
+    return [max(pair, key=_speed) for pair in pairs]
+
+
+def _speed(cell: Cell) -> float:
+    return cell.tokens / cell.seconds
+
+
+def _hopeless(cells: Cells, size: int, setting: Setting) -> bool:
+    """Whether the first round showed that a setting need not be measured at a batch size (again).
+
+    Args:
+        cells: so far, with the whole first round of all smaller batch sizes.
+    """
+    if not setting.length:
+        return False
+
+    def against_baseline(where: int, which: Setting) -> float:
+        pair = (cells[where, PLAIN_ENGINE][0], cells[where, NO_DRAFTS][0])
+        return _speed(cells[where, which][0]) / max(map(_speed, pair))
+
+    if (size, setting) in cells:
+        return against_baseline(size, setting) < HOPELESS
+    tried: dict[int, float] = {}
+    for where, which in cells:
+        if where < size and which.length:
+            tried[where] = max(tried.get(where, 0.0), against_baseline(where, which))
+    return any(best < NEAR for best in tried.values())
 
 
 def tuned(
@@ -196,6 +235,8 @@ def _sweep(
         for streams in plan.streams:
             for setting in turned(swept, number):
                 done += 1
+                if _hopeless(found, streams, setting):
+                    continue
                 used = plain if setting == PLAIN_ENGINE else method
                 facts = {"method": used.stamp(), "streams": streams, "round": number}
                 key = key_of(common | facts | setting.facts())

@@ -21,7 +21,8 @@ def page(result: Mapping[str, Any]) -> str:
         "the same round, of plain decoding and of the same engine drafting nothing: median, and in "
         "brackets the least and the most of the rounds. "
         "A length is chosen where, by Student's t, the rounds' mean is nineteen times in twenty at "
-        f"least {1 + result['least_gain']:.2f}.",
+        f"least {1 + result['least_gain']:.2f}. Given up: far below the baseline in the first "
+        "round. -: not measured, as nothing came near the baseline in a smaller batch's.",
         "",
     ]
     cuts = result.get("cuts", [0.0])
@@ -54,12 +55,17 @@ def _speeds(result: Mapping[str, Any], cut: float) -> list[str]:
     best = cut == result.get("cut", 0.0)
     rows = []
     for streams, length in chosen.items():
-        cells = [
-            spread(plain[streams]["tokens_per_second"], 1),
-            *(spread(by_place[streams, n]["speed_up"], 2) for n in result["lengths"]),
-        ]
-        accepted = [by_place[streams, n]["acceptance_length"] for n in result["lengths"][1:]]
+        found = [by_place.get((streams, n)) for n in result["lengths"]]
+        cells = [spread(plain[streams]["tokens_per_second"], 1), *map(_speed_up, found)]
+        accepted = [load["acceptance_length"] for load in found[1:] if load]
         longest = number(max((a for a in accepted if a), default=None))
         rows.append((streams, *cells, longest, length if best else "-"))
     headers = ("streams", "plain, tokens/s", *(f"{n}" for n in result["lengths"]))
     return table((*headers, "longest acceptance length", "chosen"), rows)
+
+
+def _speed_up(load: Mapping[str, Any] | None) -> str:
+    if load is None:
+        return "-"
+    shown = spread(load["speed_up"], 2)
+    return f"{shown}, given up" if load.get("given_up") else shown

@@ -202,6 +202,34 @@ def test_the_cut_that_pays_is_chosen_with_its_lengths() -> None:
     assert [entry["length"] for entry in without["chosen"]] == [6, 0]
 
 
+def test_what_the_first_round_shows_to_be_hopeless_is_given_up() -> None:
+    first = swept(
+        s1_p=(1.0,), s1_0=(1.1,), s1_2=(0.8,), s1_6=(1.2,),
+        s8_p=(1.0,), s8_0=(1.0,), s8_2=(1.1,), s8_6=(1.3,),
+    )  # fmt: skip
+    expected = {
+        (1, 0): False, (1, 2): False, (1, 6): True,
+        (8, 0): False, (8, 2): False, (8, 6): True,
+        (64, 0): False, (64, 2): True, (64, 6): True,  # at 8 nothing came within 5 %
+    }  # fmt: skip
+    for (size, length), given_up in expected.items():
+        assert tuning._hopeless(first, size, Setting(length)) is given_up, (size, length)
+    assert not tuning._hopeless(first, 64, Setting(None))
+
+
+def test_a_setting_that_was_given_up_is_never_chosen() -> None:
+    cells = swept(
+        s1_p=(1.0, 1.0), s1_0=(1.0, 1.0), s1_2=(0.8, 0.8), s1_6=(1.5,),
+        s8_p=(1.0, 1.0), s8_0=(1.0, 1.0),
+    )  # fmt: skip
+    found = tuning.decide(cells, (1, 8), (2, 6), 0.03)
+    assert [entry["length"] for entry in found["chosen"]] == [2, 0]
+    more = {"plan": PLAN, "heads": {"name": "h", **FACTS}, "speculative_config": None}
+    page = report.render(result("tune", **found, **more))
+    assert "| 1.25 (1.25-1.25) | 0.67, given up | 2.000 | 2 |" in page
+    assert "| 1.00 (1.00-1.00) | - | - | - | 0 |" in page
+
+
 # --- pages ----------------------------------------------------------------------------------------
 
 PLAN = {
