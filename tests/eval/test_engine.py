@@ -204,13 +204,18 @@ def compare_speed(folder: Path, *words: str | Path) -> Result:
     return vllm_lmtp(*words, *common, *size)
 
 
-def check_load(load: dict[str, Any], counters: Counters) -> None:
-    """Counts of two rounds, and times that only a real engine has."""
-    assert load["drafts"] == 2 * counters.num_drafts
-    assert load["accepted_tokens"] == 2 * sum(counters.accepted_per_pos)
-    assert load["draft_tokens"] == 2 * sum(counters.drafted_per_pos)
+def check_load(load: dict[str, Any], counters: Counters, rounds: int = 2) -> None:
+    """Counts of some rounds, and times that only a real engine has."""
+    assert load["drafts"] == rounds * counters.num_drafts
+    assert load["accepted_tokens"] == rounds * sum(counters.accepted_per_pos)
+    assert load["draft_tokens"] == rounds * sum(counters.drafted_per_pos)
     assert 0 < load["draft_ms"] < load["step_ms"]
-    assert load["answers"] == {"answers": 10, "identical": 10, "first_differences": []}
+    check_answers(load, rounds)
+
+
+def check_answers(load: dict[str, Any], rounds: int) -> None:
+    answers = 5 * rounds
+    assert load["answers"] == {"answers": answers, "identical": answers, "first_differences": []}
 
 
 def test_speed_of_methods_taking_turns(folder: Path) -> None:
@@ -248,11 +253,13 @@ def test_tuning_writes_a_configuration_that_serves(folder: Path) -> None:
         *((length, cut) for length in (1, 3) for cut in (0.0, OF_NOTHING)),
     }
     for load in found["loads"]:
+        # What speed this machine has today decides which settings are given up after one round.
+        rounds = 1 if load.get("given_up") else 2
         if load["length"] and not load["cut"]:
-            check_load(load, expected(leap(), load["length"]))
+            check_load(load, expected(leap(), load["length"]), rounds)
         else:
             assert load["draft_tokens"] == 0
-            assert load["answers"]["identical"] == 10
+            check_answers(load, rounds)
     config = yaml.safe_load((folder / "tuned" / "tuned.yaml").read_text())
     assert config["max-num-seqs"] == 2
     chosen = {entry["streams"]: entry["length"] for entry in found["chosen"]}
