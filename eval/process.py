@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_lmtp.cli.engines import Run
+from vllm_lmtp.errors import refuse
 
 STOP_SECONDS = 10
 
@@ -30,6 +32,25 @@ class Job:
 
 class EngineFailedError(Exception):
     """The engine did not start, or died; the first line of the reason."""
+
+
+@contextmanager
+def refusing_failure(model: str, method: str) -> Iterator[None]:
+    """Where nothing can be measured without an engine, say of its failure what refusals say.
+
+    Raises:
+        LMTPError: the target `model` cannot be served by `method`.
+    """
+    try:
+        yield
+    except EngineFailedError as error:
+        raise refuse(
+            model,
+            method,
+            found=str(error),
+            expected="an engine that serves the target",
+            remedy="read vLLM's log above",
+        ) from error
 
 
 class EngineProcess:

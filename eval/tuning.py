@@ -9,6 +9,7 @@ baselines are seldom disturbed at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.choice import choose_cut, schedule
 from vllm_lmtp.eval.contexts import prompts
 from vllm_lmtp.eval.methods import PLAIN, Method
-from vllm_lmtp.eval.process import EngineFailedError
+from vllm_lmtp.eval.process import refusing_failure
 from vllm_lmtp.eval.rates import summarise
 from vllm_lmtp.eval.speed import Engines, Plan, common_facts, turned
 from vllm_lmtp.eval.variants import Variant
@@ -86,27 +87,8 @@ def measure(
     swept += [Setting(length, cut) for cut in cuts for length in lengths]
     method = Method("lmtp", _every_setting(variant, (0, *lengths), cuts))
     engines = Engines(settings, questions, plan, 2, progress)
-    try:
-        cells = _sweep(
-            engines,
-            method,
-            questions,
-            settings,
-            plan,
-            swept,
-            cells_file,
-            progress,
-        )
-    except EngineFailedError as error:
-        raise refuse(
-            settings.model,
-            "lmtp",
-            found=str(error),
-            expected="an engine that serves the target with its heads",
-            remedy="read vLLM's log above",
-        ) from error
-    finally:
-        engines.close()
+    with closing(engines), refusing_failure(settings.model, method.name):
+        cells = _sweep(engines, method, questions, settings, plan, swept, cells_file, progress)
     return decide(cells, plan.streams, lengths, least_gain, cuts) | {
         "plan": {"streams": list(plan.streams), "rounds": plan.rounds} | plan.facts(),
         "heads": variant.facts(),
@@ -124,7 +106,8 @@ def decide(
 
     Args:
         cells: of each round, by batch size and setting, PLAIN_ENGINE and NO_DRAFTS among them; of
-            a setting that was given up only the first ones, or none.
+            a setting that was given up only the first, or none; of a batch size where all were,
+            only the first of everything.
         cuts: in order, 0 first.
     """
     loads, plain = [], []
@@ -140,9 +123,10 @@ def decide(
                 if not (measured := cells.get((size, Setting(length, cut)))):
                     continue
                 rates = summarise(measured, baseline[: len(measured)])
+                given_up = _hopeless(cells, size, Setting(length, cut))
                 load = {"streams": size, "length": length, "cut": cut} | rates
-                loads.append(load | {"given_up": len(measured) < len(baseline)})
-                if len(measured) == len(baseline):
+                loads.append(load | {"given_up": given_up})
+                if not given_up:
                     ratios[cut][size][length] = rates["speed_up"]["rounds"]
     cut, chosen = choose_cut(ratios, least_gain)
     return {
@@ -189,6 +173,11 @@ def _hopeless(cells: Cells, size: int, setting: Setting) -> bool:
     return any(best < NEAR for best in tried.values())
 
 
+def _contended(cells: Cells, size: int, swept: Sequence[Setting]) -> bool:
+    """Whether some draft may still pay at a batch size, so that its baselines are worth knowing."""
+    return any(setting.length and not _hopeless(cells, size, setting) for setting in swept)
+
+
 def tuned(
     variant: Variant, ranges: Sequence[Sequence[int]], cut: float = 0.0
 ) -> dict[str, Any] | None:
@@ -233,9 +222,10 @@ def _sweep(
     done = 0
     for number in range(plan.rounds):
         for streams in plan.streams:
+            contended = not number or _contended(found, streams, swept)
             for setting in turned(swept, number):
                 done += 1
-                if _hopeless(found, streams, setting):
+                if not contended or _hopeless(found, streams, setting):
                     continue
                 used = plain if setting == PLAIN_ENGINE else method
                 facts = {"method": used.stamp(), "streams": streams, "round": number}

@@ -22,7 +22,8 @@ def page(result: Mapping[str, Any]) -> str:
         "brackets the least and the most of the rounds. "
         "A length is chosen where, by Student's t, the rounds' mean is nineteen times in twenty at "
         f"least {1 + result['least_gain']:.2f}. Given up: far below the baseline in the first "
-        "round. -: not measured, as nothing came near the baseline in a smaller batch's.",
+        "round. -: not measured, as nothing came near the baseline in a smaller batch's. Where all "
+        "lengths were given up, there was one round.",
         "",
     ]
     cuts = result.get("cuts", [0.0])

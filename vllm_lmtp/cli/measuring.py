@@ -17,12 +17,8 @@ from vllm_lmtp.cli.arguments import (
     add_size_arguments,
 )
 from vllm_lmtp.cli.engines import prepare_environment
-from vllm_lmtp.cli.output import (
-    positive_argument,
-    print_json,
-    print_progress,
-    stdout_to_stderr,
-)
+from vllm_lmtp.cli.output import positive_argument, stdout_to_stderr
+from vllm_lmtp.cli.results import print_result, write_result
 from vllm_lmtp.cli.subject import EMBEDDED, subject_of
 
 if TYPE_CHECKING:
@@ -109,11 +105,7 @@ def run_measurement(
             },
             **found,
         }
-        if args.output is not None:
-            for file in report.save(result, args.output):
-                print_progress(f"wrote {file}")
-    if args.json:
-        print_json(result)
-    elif shown:
-        print(report.render(result))
+        write_result(result, args)
+    if args.json or shown:
+        print_result(result, args)
     return result

@@ -13,7 +13,8 @@ from vllm_lmtp.cli.arguments import (
 )
 from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.measuring import resolve_model, shown_model
-from vllm_lmtp.cli.output import positive_argument, print_json, print_progress, stdout_to_stderr
+from vllm_lmtp.cli.output import positive_argument, print_progress, stdout_to_stderr
+from vllm_lmtp.cli.results import print_result, write_result
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,11 +63,6 @@ def run(args: argparse.Namespace) -> int:
             "settings": {"model": shown_model(args.model), "dtype": args.dtype},
             **quality.measure(args.model, methods, exam, print_progress),
         }
-        if args.output is not None:
-            for file in report.save(result, args.output):
-                print_progress(f"wrote {file}")
-    if args.json:
-        print_json(result)
-    else:
-        print(report.render(result))
+        write_result(result, args)
+    print_result(result, args)
     return 1 if result["differences"] and args.dtype == "float32" else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vllm_lmtp.cli.output import add_json_flag, print_json, print_progress, stdout_to_stderr
+from vllm_lmtp.cli.output import add_json_flag, stdout_to_stderr
+from vllm_lmtp.cli.results import print_result, write_result
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,13 +44,8 @@ def run(args: argparse.Namespace) -> int:
             "provenance": provenance(args.words, 0),
             **scaling.measure([scaling.read_point(*log) for log in args.logs]),
         }
-        if args.output is not None:
-            for file in report.save(result, args.output):
-                print_progress(f"wrote {file}")
-    if args.json:
-        print_json(result)
-    else:
-        print(report.render(result))
+        write_result(result, args)
+    print_result(result, args)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import positive_argument, print_progress
-from vllm_lmtp.cli.speed import add_method_arguments, methods_of, prepare_cache, refusing_failure
+from vllm_lmtp.cli.speed import add_method_arguments, methods_of, prepare_cache
 
 if TYPE_CHECKING:
     from vllm_lmtp.eval.asking import Questions, Settings
@@ -49,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
         variants: list[Variant], questions: Questions, settings: Settings
     ) -> dict[str, Any]:
         from vllm_lmtp.eval.open_loop import Arrivals, measure
+        from vllm_lmtp.eval.process import refusing_failure
 
         rates = tuple(dict.fromkeys(args.rates))
         arrivals = Arrivals(rates, args.requests, args.rounds, args.batch, args.eager, args.threads)
         methods = methods_of(args, variants)
-        with refusing_failure(settings):
+        with refusing_failure(settings.model, methods[0].name):
             return measure(methods, questions, settings, arrivals, print_progress)
 
     run_measurement(args, "serve", measure)

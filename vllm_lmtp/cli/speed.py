@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,38 +162,18 @@ def run(args: argparse.Namespace) -> int:
         variants: list[Variant], questions: Questions, settings: Settings
     ) -> dict[str, Any]:
         from vllm_lmtp.eval.contexts import make_room
+        from vllm_lmtp.eval.process import refusing_failure
 
         plan = plan_of(args)
         questions = make_room(questions, settings, plan.contexts)
         methods = methods_of(args, variants)
-        with refusing_failure(settings):
+        with refusing_failure(settings.model, methods[0].name):
             return speed.measure(
                 methods, questions, settings, plan, cells_file(args), print_progress
             )
 
     result = run_measurement(args, "speed", measure)
     return 1 if args.dtype == "float32" and speed.differences(result) else 0
-
-
-@contextmanager
-def refusing_failure(settings: Settings) -> Iterator[None]:
-    """Say what failed as refusals do.
-
-    Raises:
-        LMTPError: plain decoding, without which there is nothing to compare with, cannot be run.
-    """
-    from vllm_lmtp.eval.process import EngineFailedError
-
-    try:
-        yield
-    except EngineFailedError as error:
-        raise refuse(
-            settings.model,
-            "plain decoding",
-            found=str(error),
-            expected="an engine that serves the target",
-            remedy="read vLLM's log above",
-        ) from error
 
 
 def methods_of(args: argparse.Namespace, variants: list[Variant]) -> list[Any]:

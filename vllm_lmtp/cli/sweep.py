@@ -11,10 +11,10 @@ from vllm_lmtp.cli.output import (
     above_zero_argument,
     add_json_flag,
     positive_argument,
-    print_json,
     print_progress,
     stdout_to_stderr,
 )
+from vllm_lmtp.cli.results import print_result, write_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,13 +171,8 @@ def _run(args: argparse.Namespace) -> int:
             "held_out": _held_facts(args, held, found),
             **summary(found),
         }
-        if args.output is not None:
-            for file in report.save(result, args.output):
-                print_progress(f"wrote {file}")
-    if args.json:
-        print_json(result)
-    else:
-        print(report.render(result))
+        write_result(result, args)
+    print_result(result, args)
     return 0
 
 

@@ -1,0 +1,5 @@
+"""Fixtures of several files."""
+
+from tests.eval.stand_in import stand_in
+
+__all__ = ["stand_in"]
