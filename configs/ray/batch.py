@@ -14,7 +14,7 @@ def main(checkpoint: str, prompts: str, replicas: str = "1", engine: str = "{}")
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(address="auto")
+    ray.init(address="auto", log_to_driver=False)  # or workers' logs would be among the answers
     config = vLLMEngineProcessorConfig(
         model_source=checkpoint,
         engine_kwargs={"speculative_config": {"method": "lmtp"}, **json.loads(engine)},

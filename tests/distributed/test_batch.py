@@ -23,29 +23,29 @@ def test_batch_and_its_metrics_under_rays_names(checkpoint: Checkpoint, tmp_path
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"{text}\n" for text in OPENINGS))
     cluster = Cluster(2, 1, tmp_path)
-    errors = tmp_path / "batch.log"
+    answers_file, errors = tmp_path / "answers.jsonl", tmp_path / "batch.log"
     try:
         command = [ROOT / "configs" / "ray" / "batch.py", checkpoint.folder, prompts]
         command += ["2", json.dumps(ENGINE)]
-        with errors.open("w") as log:
+        # Files take what is written while nobody reads, which a pipe does not.
+        with answers_file.open("w") as out, errors.open("w") as log:
             batch = subprocess.Popen(
                 [sys.executable, *map(str, command)],
                 cwd=ROOT,
                 env=environment(1) | cluster.variables,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=log,
-                text=True,
             )
         try:
             seen = watch(batch, cluster)
-            out, _ = batch.communicate()
-            assert batch.returncode == 0, errors.read_text()[-3000:]
+            assert batch.wait() == 0, errors.read_text()[-3000:]
         finally:
             batch.kill()
             batch.wait()
     finally:
         cluster.close()
-    answers = {row["prompt"]: row["text"] for row in map(json.loads, out.splitlines())}
+    lines = answers_file.read_text().splitlines()
+    answers = {row["prompt"]: row["text"] for row in map(json.loads, lines)}
     assert answers.keys() == set(OPENINGS)
     for text, written in zip(OPENINGS, checkpoint.texts, strict=True):
         assert answers[text].strip().startswith(written)  # which is of 80 tokens, not 256
@@ -56,7 +56,7 @@ def test_batch_and_its_metrics_under_rays_names(checkpoint: Checkpoint, tmp_path
     assert "ray_vllm_lmtp_draft_seconds_count" in seen
 
 
-def watch(batch: subprocess.Popen[str], cluster: Cluster) -> dict[str, float]:
+def watch(batch: subprocess.Popen[bytes], cluster: Cluster) -> dict[str, float]:
     """Sums over the nodes of L-MTP's and speculation's metrics, as last scraped."""
     seen: dict[str, float] = {}
     while batch.poll() is None:
