@@ -27,10 +27,11 @@ TOKENS = 100_000
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `scorer` and its words, `build`, `sweep`, `add` and `calibrate`."""
+    """Add the command `scorer` and its words."""
     parser = subparsers.add_parser("scorer", help="give heads a scorer", description=__doc__)
     words = parser.add_subparsers(title="words", metavar="WORD", required=True)
     _add_word(words)
+    _shrink_word(words)
     _calibrate_word(words)
     sweep.add_word(words)
     build = words.add_parser("build", help="count one and write it into a copy of the heads")
@@ -87,6 +88,22 @@ def _add_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     add_json_flag(add)
     add.set_defaults(run=_add, parser=add)
+
+
+def _shrink_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    shrink = words.add_parser("shrink", help="write a copy of heads whose term has a lower rank")
+    shrink.add_argument("checkpoint", metavar="CKPT", help="stage-1 or heads-only folder, or an id")
+    shrink.add_argument(
+        "--rank", type=positive_argument, required=True, metavar="R", help="of the new Markov term"
+    )
+    shrink.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
+    shrink.add_argument(
+        "--overwrite", action="store_true", help="replace DIR where it holds a model already"
+    )
+    add_json_flag(shrink)
+    shrink.set_defaults(run=_shrink, parser=shrink)
 
 
 def _calibrate_word(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -165,6 +182,22 @@ def _add(args: argparse.Namespace) -> int:
         written = add_scorer(
             fetch(args.checkpoint), fetch(args.donor), args.output, overwrite=args.overwrite
         )
+    print_written(written, args.json)
+    return 0
+
+
+def _shrink(args: argparse.Namespace) -> int:
+    """Shrink the term.
+
+    Raises:
+        LMTPError: a folder without such a term, or the output cannot be written.
+    """
+    with stdout_to_stderr():
+        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.tools.low_rank import shrink_term
+
+        folder = fetch(args.checkpoint)
+        written = shrink_term(folder, args.output, args.rank, overwrite=args.overwrite)
     print_written(written, args.json)
     return 0
 
