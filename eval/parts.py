@@ -66,23 +66,24 @@ QUICK = Size(
 compiling takes each engine minutes there."""
 
 FULL = Size(
-    head_limit=20,
-    lossless_limit=10,
-    tokens=128,
+    head_limit=8,
+    lossless_limit=4,
+    tokens=64,
     temperatures=("0", "1"),
-    tune_streams=(1, 2, 4, 8, 16, 32, 64),
+    tune_streams=(1, 8, 32, 64),
     tune_rounds=5,
-    tune_tokens=64,
+    tune_tokens=32,
     tune_lengths=None,
-    tune_cuts=("0.1", "0.2", "0.3"),
-    speed_streams=(1, 2, 4, 8, 16, 32, 64),
-    speed_rounds=5,
-    speed_tokens=128,
-    least=12,
-    longest=512,
+    tune_cuts=("0.15", "0.3"),
+    speed_streams=(1, 8, 32, 64),
+    speed_rounds=4,
+    speed_tokens=48,
+    least=8,
+    longest=128,
     eager=False,
-    serve_rates=("0.5", "2", "inf"),
+    serve_rates=("1", "inf"),
 )
+"""For an hour or so of the same machine if it is not made to compile; more where it is faster."""
 
 
 def part_words(
@@ -123,6 +124,7 @@ def part_words(
     }
     if size.serve_rates:
         serve = ["--rates", *size.serve_rates, "--longest", str(size.longest)]
+        serve += ["--eager"] if size.eager else []
         serve += ["--max-tokens", str(size.speed_tokens), "--config", str(folder / CONFIG_FILE)]
         words["serve"] = ["eval", "serve", *common, *output, *serve]
     if exam:

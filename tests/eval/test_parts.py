@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ def test_parts_hand_over_the_tuned_configuration(tmp_path: Path) -> None:
     assert cut[cut.index("--cuts") + 1] == "0.15"
     full = parts.part_words(parts.FULL, ["--model", "m"], 6, tmp_path)
     assert full["serve"][-2:] == words["speed"][-2:]
+    eager = parts.part_words(replace(parts.FULL, eager=True), ["--model", "m"], 6, tmp_path)
+    for kind in ("tune", "speed", "serve"):
+        assert "--eager" not in full[kind]
+        assert "--eager" in eager[kind]
     assert list(parts.KINDS).index("tune") < list(parts.KINDS).index("speed")
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_set_arguments(parser)
     parser.add_argument(
         "--quick", action="store_true", help="less of everything; nothing is compiled"
+    )
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="compile nothing in a whole report either, which takes a CPU minutes for each engine",
     )
     parser.add_argument(
         "--tasks",
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         resolve_model(args)
         heads = args.heads[0].rpartition("=")[2] if args.heads else args.model
         checkpoint = read_checkpoint(resolve_folder(heads))
-        size = parts.QUICK if args.quick else parts.FULL
+        size = parts.QUICK if args.quick else replace(parts.FULL, eager=args.eager)
         words = parts.part_words(
             size,
             _common(args, name, given),
