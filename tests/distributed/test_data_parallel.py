@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.chain import Chain, save_chain
 from tests.distributed.checkpoint import Checkpoint
@@ -52,6 +53,11 @@ def test_both_ranks_draft_as_one_would(ranks: EngineHost, chain: Chain, chain_fo
     assert alone["drafts_by_rank"][0] == 0 < alone["drafts_by_rank"][1]
 
 
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2,
+    reason="vLLM 0.32 has no experts of data-parallel ranks on CPUs (NotImplementedError in "
+    "forward_modular, with or without drafts); two GPUs would run it",
+)
 def test_a_rank_without_requests_keeps_step(chain: Chain, tmp_path: Path) -> None:
     """Experts are shared by all ranks in every step: one that took no part would stop the rest."""
     target = save_mixture(chain, tmp_path / "mixture")
