@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.checkpoint import read_config
+from vllm_lmtp.checkpoint import CONFIG_FILE, read_config
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.variants import Variant
 from vllm_lmtp.hub import resolve_folder
@@ -47,10 +47,10 @@ class Method:
 
 
 def stamp_of(folder: str | None) -> list[list[Any]]:
-    """Weight files of a model with size and time; none for what is no folder here."""
+    """Weights and configuration of a model with size and time; none for what is no folder here."""
     if folder is None or not Path(folder).is_dir():
         return []
-    files = sorted(Path(folder).glob("*.safetensors"))
+    files = sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob(CONFIG_FILE)])
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 

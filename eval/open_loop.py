@@ -78,12 +78,19 @@ def measure(
                     if method.name == PLAIN:
                         raise
                     left_out[method.name] = str(error)
-            measured = [m for m in wanted if m.name not in left_out]
             for number in range(arrivals.rounds):
                 for rate in arrivals.rates:
                     burst = _burst(questions, settings, arrivals.requests, rate, number)
-                    for method in turned(measured, number):
-                        bench = servers[method.name].bench(burst)
+                    for method in turned(wanted, number):
+                        if method.name in left_out:
+                            continue
+                        try:
+                            bench = servers[method.name].bench(burst)
+                        except EngineFailedError as error:
+                            if method.name == PLAIN:
+                                raise
+                            left_out[method.name] = str(error)
+                            continue
                         found.setdefault((method.name, rate), []).append(bench)
                         progress(
                             f"round {number + 1}, {shown(rate)}, {method.name}: "
@@ -92,6 +99,7 @@ def measure(
         finally:
             for server in servers.values():
                 server.close()
+    measured = [m for m in wanted if m.name not in left_out]
     return {
         "arrivals": arrivals.facts(),
         "methods": [m.facts() for m in measured],

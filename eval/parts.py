@@ -140,7 +140,7 @@ def spread_lengths(most: int, count: int | None) -> list[int]:
 
 
 class Stamps:
-    """By which command, on which files, each part of a folder was measured."""
+    """By which command, on which files, each part of a folder was measured, and what it said."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -150,15 +150,22 @@ class Stamps:
         except (OSError, ValueError):
             self._known = {}
 
-    def has(self, kind: str, facts: Mapping[str, Any]) -> bool:
-        """Whether the part is there and was measured so."""
-        result = self.folder / f"{kind}.json"
-        return result.is_file() and self._known.get(kind) == key_of(facts)
+    def code(self, kind: str, facts: Mapping[str, Any]) -> int | None:
+        """The exit code of the part if it is there and was measured so, else None."""
+        known = self._known.get(kind)
+        if self.written(kind) is None or not isinstance(known, dict):
+            return None
+        return int(known["code"]) if known.get("key") == key_of(facts) else None
 
-    def note(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def note(self, kind: str, facts: Mapping[str, Any], code: int) -> None:
         """The part has just been measured so."""
-        self._known[kind] = key_of(facts)
+        self._known[kind] = {"key": key_of(facts), "code": code}
         self.file.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+
+    def written(self, kind: str) -> int | None:
+        """When its result was written, in ns; None where there is none."""
+        result = self.folder / f"{kind}.json"
+        return result.stat().st_mtime_ns if result.is_file() else None
 
 
 def combine(title: str, pages: Mapping[str, str], failed: Mapping[str, str]) -> str:

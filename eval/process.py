@@ -95,15 +95,21 @@ class EngineProcess:
             self._process.join()
 
     def _call(self, *words: Any) -> Any:
-        self._pipe.send(words)
+        try:
+            self._pipe.send(words)
+        except OSError:  # it died while it rested
+            raise self._ended() from None
         return self._receive()
+
+    def _ended(self) -> EngineFailedError:
+        self._process.join()
+        return EngineFailedError(f"its process ended with {self._process.exitcode}")
 
     def _receive(self) -> Any:
         try:
             failure, reply = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            raise EngineFailedError(f"its process ended with {self._process.exitcode}") from None
+        except (EOFError, OSError):
+            raise self._ended() from None
         if failure is not None:
             raise EngineFailedError(failure)
         return reply

@@ -30,7 +30,7 @@ def provenance(words: Sequence[str], seed: int) -> dict[str, Any]:
     return {
         "command": " ".join(["vllm-lmtp", *map(_shown, words)]),
         "date": now.isoformat(timespec="seconds"),
-        "versions": {"vllm-lmtp": __version__, "python": platform.python_version()} | _packages(),
+        "versions": versions(),
         "commit": _commit(),
         "seed": seed,
         "machine": _machine(),
@@ -44,6 +44,11 @@ def _shown(word: str) -> str:
         value = Path(value).name
     shown = f"{name}{equals}{value}"
     return f"'{shown}'" if any(c in shown for c in ' "{}') else shown
+
+
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of the packages that numbers depend on, where installed."""
+    return {"vllm-lmtp": __version__, "python": platform.python_version()} | _packages()
 
 
 def _packages() -> dict[str, str]:

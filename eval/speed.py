@@ -18,6 +18,7 @@ from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.contexts import Context, prompts
 from vllm_lmtp.eval.methods import PLAIN, Method, stamp_of
 from vllm_lmtp.eval.process import EngineFailedError, EngineProcess, Job
+from vllm_lmtp.eval.provenance import versions
 from vllm_lmtp.eval.rates import summarise
 from vllm_lmtp.tools.tokenizer import has_tokenizer
 
@@ -149,6 +150,7 @@ def differences(result: dict[str, Any]) -> int:
 def common_facts(questions: Questions, settings: Settings, plan: Plan) -> dict[str, Any]:
     """What every cell of a run depends on."""
     return {
+        "versions": versions(),
         "model": settings.model,
         "files": stamp_of(settings.model),
         "dtype": settings.dtype,

@@ -38,8 +38,10 @@ def draw_speed(pyplot: Any, result: Mapping[str, Any]) -> Any:
     ends = list(dict.fromkeys((loads[0], loads[-1])))
     rows = [s for load in ends for s in loads_of(result, contexts[-1], streams=load)]
     labels = [f"{s['method']}, {s['streams']}" for s in rows]
-    drafting = [s["draft_ms"] or 0.0 for s in rows]
-    rest = [(s["step_ms"] or 0.0) - d for s, d in zip(rows, drafting, strict=True)]
+    # A step's share, which is less than a pass takes where not every step drafts.
+    whole = [s["step_ms"] or 0.0 for s in rows]
+    rest = [w if s["rest_ms"] is None else s["rest_ms"] for s, w in zip(rows, whole, strict=True)]
+    drafting = [w - r for w, r in zip(whole, rest, strict=True)]
     right.barh(labels, drafting, label="drafting")
     right.barh(labels, rest, left=drafting, label="the rest")
     right.tick_params(axis="y", labelsize=7)

@@ -14,6 +14,7 @@ from vllm_lmtp.leap import LeapSchedule
 
 MOST = 100.0
 HALVINGS = 200
+LARGEST_EXPONENT = 700.0  # beyond it a float64 overflows, and what is divided is 0 anyway
 
 
 def fit_attenuation(points: Sequence[tuple[int, float, float]]) -> float | None:
@@ -36,7 +37,7 @@ def fit_attenuation(points: Sequence[tuple[int, float, float]]) -> float | None:
             distance = offset - 1
             total -= distance * hits
             if tries > hits:
-                total += distance * (tries - hits) / math.expm1(g * distance)
+                total += distance * (tries - hits) / math.expm1(min(g * distance, LARGEST_EXPONENT))
         return total
 
     if all(hits == tries for _, hits, tries in points):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.eval.test_speed import DRAFTED, PLAIN, SETTINGS
+from tests.eval.known_speeds import DRAFTED, PLAIN
+from tests.eval.stand_in import SETTINGS
 from vllm_lmtp.cli.engines import ENGINE_STEPS, Run
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.eval import speed
@@ -29,6 +30,14 @@ def questions(context: int = 64) -> Questions:
 
 def test_as_they_are() -> None:
     assert prompts(questions(), 5) == [[1, 2, 3], [4, 5], [6], [1, 2, 3], [4, 5]]
+
+
+def test_groups_take_turns() -> None:
+    """However few are asked, no group is asked twice more than another that has as many."""
+    groups = ("a", "a", "a", "b", "c", "c")
+    asked = tuple(Asked(EvalPrompt("p", g, n), [n]) for n, g in enumerate(groups))
+    found = prompts(Questions(asked, {}, 64), 7)
+    assert found == [[0], [3], [4], [1], [5], [2], [0]]
 
 
 def test_the_question_stays_at_the_end() -> None:

@@ -1,4 +1,4 @@
-"""The whole report's parts: their commands, when they are measured again, and their one page."""
+"""The whole report: its parts' commands, when they are measured again, and their one page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_lmtp.eval import parts
+from tests.eval.known_speeds import speed_result
+from tests.tools.models import EMBEDDED
+from vllm_lmtp.cli import main, whole_report
+from vllm_lmtp.eval import parts, report
 
 
 def test_parts_hand_over_the_tuned_configuration(tmp_path: Path) -> None:
@@ -38,11 +41,12 @@ def test_lengths_reach_the_longest(most: int, count: int | None, expected: list[
 
 def test_a_part_is_measured_again_when_its_command_or_files_change(tmp_path: Path) -> None:
     stamps = parts.Stamps(tmp_path)
-    stamps.note("heads", {"words": ["a"]})
-    assert not parts.Stamps(tmp_path).has("heads", {"words": ["a"]})  # its result is not there
+    stamps.note("heads", {"words": ["a"]}, 1)
+    # Its result is not there.
+    assert parts.Stamps(tmp_path).code("heads", {"words": ["a"]}) is None
     (tmp_path / "heads.json").write_text("{}")
-    assert parts.Stamps(tmp_path).has("heads", {"words": ["a"]})
-    assert not parts.Stamps(tmp_path).has("heads", {"words": ["b"]})
+    assert parts.Stamps(tmp_path).code("heads", {"words": ["a"]}) == 1
+    assert parts.Stamps(tmp_path).code("heads", {"words": ["b"]}) is None
 
 
 def test_one_page_of_all_parts() -> None:
@@ -50,3 +54,30 @@ def test_one_page_of_all_parts() -> None:
     assert text.startswith("# T\n\n**tune was not measured**: x")
     assert text.index("## Heads") < text.index("## Speed") < text.index("### A")
     assert "![speed](speed.png)" in text
+
+
+def test_a_part_that_broke_off_was_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with 1 as one does that found differences, which is remembered."""
+    measured: list[str] = []
+
+    def measure(words: list[str]) -> int:
+        measured.append("tune" if words[0] == "tune" else words[1])
+        if measured[-1] == "speed":
+            report.save(speed_result(), tmp_path)
+        return 1
+
+    monkeypatch.setattr(whole_report, "_measure", measure)
+    command = ["eval", "report", "--model", str(EMBEDDED), "--quick", "--output", str(tmp_path)]
+    (tmp_path / "heads.json").write_text("{}")  # of another time
+    assert main(command) == 1
+    assert measured == ["heads", "acceptance", "lossless", "tune", "speed"]
+    page = (tmp_path / whole_report.PAGE).read_text()
+    assert page.count("was not measured") == 4
+    assert "## Speed" in page
+    assert main(command) == 1
+    assert measured[5:] == ["heads", "acceptance", "lossless", "tune"]
+    (tmp_path / parts.CONFIG_FILE).write_text("model: m")
+    assert main(command) == 1
+    assert measured[-1] == "speed"

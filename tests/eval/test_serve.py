@@ -67,6 +67,8 @@ class StandIn:
             raise EngineFailedError("no such thing")
 
     def bench(self, burst: Burst) -> dict[str, Any]:
+        if self.name == "fragile" and burst.seed:
+            raise EngineFailedError("1 of 6 requests failed")
         StandIn.calls.append((self.name, burst.rate, burst.seed, len(burst.prompts)))
         wait = 100.0 if burst.rate is None else 10.0 * burst.rate
         return said(wait if self.name == "plain" else wait / 2, None)
@@ -102,6 +104,15 @@ def test_servers_take_turns_with_the_same_arrivals(monkeypatch: pytest.MonkeyPat
     by_place = {(s["method"], s["rate"]): s for s in found["served"]}
     assert by_place["lmtp", 2.0]["answer_ms"]["median"] == pytest.approx(10)
     assert {round(s["sooner"]["median"], 6) for s in found["served"]} == {1.0, 2.0}
+
+
+def test_a_method_that_fails_on_the_way_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "calls", [])
+    start: Any = StandIn
+    methods = [Method("plain"), Method("f", {"method": "fragile"})]
+    found = open_loop.measure(methods, QUESTIONS, SETTINGS, ARRIVALS, lambda text: None, start)
+    assert found["not_measured"] == [{"name": "f", "why": "1 of 6 requests failed"}]
+    assert {s["method"] for s in found["served"]} == {"plain"}
 
 
 def test_without_plain_decoding_there_is_nothing_to_compare(

@@ -94,18 +94,20 @@ def run(args: argparse.Namespace) -> int:
         seconds: dict[str, float] = {}
         different = False
         for kind in words:
-            facts = {"words": words[kind], "files": files}
-            if stamps.has(kind, facts):
+            facts = {"words": words[kind], "files": files, "tuned": _tuned(words[kind])}
+            if (code := stamps.code(kind, facts)) is not None:
                 print_progress(f"{kind}: measured before")
+                different |= code == DIFFERENT
                 continue
             print_progress(f"{kind}: vllm-lmtp {' '.join(words[kind])}")
-            start = time.perf_counter()
+            start, before = time.perf_counter(), stamps.written(kind)
             code = _measure(words[kind])
             seconds[kind] = round(time.perf_counter() - start, 1)
             print_progress(f"{kind}: {seconds[kind]:.0f} s")
-            different |= code == DIFFERENT
-            if code in (0, DIFFERENT):
-                stamps.note(kind, facts)
+            # A command that broke off ends with 1, too, but leaves no new result.
+            if code in (0, DIFFERENT) and stamps.written(kind) != before:
+                stamps.note(kind, facts, code)
+                different |= code == DIFFERENT
             else:
                 failed[kind] = f"its command ended with {code}; the log says why"
         if len(failed) == len(words):
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 expected="at least one",
                 remedy="read the log above",
             )
-        page, results = _page(args, name, failed)
+        page, results = _page(args, name, [kind for kind in words if kind not in failed], failed)
     if args.json:
         print_json({"page": str(page), "failed": failed, "seconds": seconds, "results": results})
     else:
@@ -165,14 +167,20 @@ def _measure(words: list[str]) -> int:
     return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
 
 
-def _page(args: argparse.Namespace, name: str, failed: dict[str, str]) -> tuple[Path, Any]:
+def _tuned(words: list[str]) -> str | None:
+    """The configuration that a part measures, which is as good as another file of the model."""
+    if "--config" not in words:
+        return None
+    file = Path(words[words.index("--config") + 1])
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _page(
+    args: argparse.Namespace, name: str, kinds: list[str], failed: dict[str, str]
+) -> tuple[Path, Any]:
     from vllm_lmtp.eval import parts, report
 
-    found = {
-        kind: report.read_result(args.output / f"{kind}.json")
-        for kind in parts.KINDS
-        if kind not in failed and (args.output / f"{kind}.json").is_file()
-    }
+    found = {kind: report.read_result(args.output / f"{kind}.json") for kind in kinds}
     pages = {kind: report.render(result) for kind, result in found.items()}
     title = f"{Path(name).name}: heads, acceptance, losslessness and speed"
     text = parts.combine(title, pages, failed)

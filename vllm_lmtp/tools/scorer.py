@@ -174,7 +174,7 @@ def passages_of_text(file: Path, model: Path) -> Iterator[Tensor]:
 
 def passages_of_dataset(folder: Path) -> Iterator[Tensor]:
     """Token ids of the answers in a `datasets` folder, as `vllm-lmtp distill` writes it: each from
-    the last token of its prompt on.
+    the last token of its prompt to the one that ended it, where that was kept.
 
     Raises:
         LMTPError: no such folder, or no column of tokens.
@@ -191,7 +191,9 @@ def passages_of_dataset(folder: Path) -> Iterator[Tensor]:
         raise _no_dataset(folder, f"columns {columns}")
     for record in data:
         start = max(record.get("prompt_tokens", 1) - 1, 0)
-        yield torch.tensor(record["tokens"][start:], dtype=torch.int64)
+        end = record.get("end_token") if record.get("ended") else None
+        tokens = record["tokens"][start:] + ([] if end is None else [end])
+        yield torch.tensor(tokens, dtype=torch.int64)
 
 
 def _kind_of_heads(checkpoint: HeadsCheckpoint) -> str:
