@@ -94,7 +94,7 @@ SETS = {
             subset="main",
             file="gsm8k_test.jsonl",
             rows=1319,
-            words="`question`, as it stands",
+            words="`question`, without space around it",
             prompt=lambda row: str(row["question"]),
             group=lambda row: "GSM8K",
         ),
@@ -129,7 +129,7 @@ SETS = {
             dataset="openai/openai_humaneval",
             file="humaneval.jsonl",
             rows=164,
-            words="`prompt`, the head of a function, as it stands",
+            words="`prompt`, the head of a function, without space around it",
             prompt=lambda row: str(row["prompt"]),
             group=lambda row: "HumanEval",
         ),
@@ -140,7 +140,7 @@ SETS = {
             subset="full",
             file="mbpp.jsonl",
             rows=500,
-            words="`text`, as it stands",
+            words="`text`, without space around it",
             prompt=lambda row: str(row["text"]),
             group=lambda row: "MBPP",
             wanted=lambda row: int(row["task_id"]) in MBPP_TEST,
@@ -165,7 +165,7 @@ def load_set(name: str, folder: Path | None = None, limit: int | None = None) ->
     """
     if name in OWN:
         prompts = [EvalPrompt(text, name, i) for i, text in enumerate(OWN[name])]
-        facts = {"version": "this package's own", "rows": len(prompts), "prompt": "as it stands"}
+        facts = {"version": "this package's own", "rows": len(prompts), "prompt": "without space around it"}
         return _loaded(prompts, {"name": name, **facts}, limit)
     if name in SETS:
         chosen = SETS[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,7 @@ def test_a_full_disk_leaves_the_previous_adapter_whole(folder: Path) -> None:
         assert _refused(path).startswith("output: cannot be written")
     assert {p.name: p.read_bytes() for p in adapter.iterdir()} == before
     assert not list(adapter.parent.glob(".adapter*"))
+    shutil.rmtree(folder / "run" / "work")  # or other steps would be refused
     path = tiny_runs.stage2_file(folder / "run", optim={"steps": 4})
     with _disk_full(10_000):
         assert _refused(path).startswith("output: cannot be written")

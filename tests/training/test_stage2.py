@@ -169,6 +169,11 @@ def test_an_interrupted_stage_1_ends_with_the_same_weights(
     with _interrupted(monkeypatch, stage1.HeadsOnFrozenBackbone, step=4):
         run(str(path))
     assert not (tmp_path / "parts" / "model").exists()
+    text = path.read_text()
+    path.write_text(text.replace("lr: ", "lr: 1"))
+    with pytest.raises(LMTPError, match=r"optim: found .*was begun"):
+        run(str(path))
+    path.write_text(text.replace("save_every: ", "save_every: 1"))  # which changes no weight
     parts = run(str(path))
     one, two = (load_file(Path(log["model"]) / "model.safetensors") for log in (whole, parts))
     assert one.keys() == two.keys()

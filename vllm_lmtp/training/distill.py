@@ -32,6 +32,7 @@ from vllm_lmtp.training.prompts import (
     read_prompts,
     written_prompts,
 )
+from vllm_lmtp.training.resume import must_be_as_begun
 from vllm_lmtp.training.sample import ROWS_SUFFIX, sample_in_subprocess
 from vllm_lmtp.training.sample_config import SampleConfig
 from vllm_lmtp.training.save import whole_folder, write_json
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 DATASET = "dataset"
 PROVENANCE_FILE = "lmtp_provenance.json"
 SELF_WRITTEN_SHARD = 512
+OF_ANSWERS = ("answers", "min_answer_tokens", "keep_unended")
+"""Fields that prompts do not depend on."""
 
 
 def distill(run: DistillRun, config_path: Path, data: Path | None = None) -> dict[str, Any]:
@@ -82,7 +85,9 @@ def _prompts_file(
 ) -> tuple[Path, dict[str, Any]]:
     """The shuffled prompts with their ids, written once, and counts by source."""
     path, counts_path = output / "prompts.jsonl", output / "prompts.json"
-    if path.is_file() and counts_path.is_file():
+    begun = path.is_file() and counts_path.is_file()
+    must_be_as_begun(output / "prompts_settings.json", run, begun, OF_ANSWERS)
+    if begun:
         return path, json.loads(counts_path.read_text(encoding="utf-8"))
     prompts: list[Prompt] = []
     for prompt_set in run.prompts:

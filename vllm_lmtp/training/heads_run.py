@@ -32,6 +32,7 @@ from vllm_lmtp.training.observed_drafts import acceptance
 from vllm_lmtp.training.read_heads import TrainedHeads, read_trained
 from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.report import loss_picture, model_log
+from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
 from vllm_lmtp.training.rows import IGNORE
 from vllm_lmtp.training.rows_accuracy import places_accuracy, rows_accuracy
 from vllm_lmtp.training.save import whole_folder, write_json
@@ -118,6 +119,8 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output = Path(run.output)
+    work = output / "work"
+    must_be_as_begun(work / SETTINGS, run, begun=last_checkpoint(work) is not None)
     end = load_tokenizer(Path(run.backbone)).eos_token_id
     train, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
     train = train[: run.limit]
@@ -137,7 +140,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
         model=model,
         args=training_arguments(
             run.optim,
-            output / "work",
+            work,
             run.seed,
             rows=len(train),
             on_cpu=not torch.cuda.is_available(),
@@ -146,7 +149,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
         data_collator=collate,
         optimizers=(optimizer, None),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     content = model_log(config_path, run)
     if not is_main():
         return content

@@ -32,6 +32,7 @@ from vllm_lmtp.training.layout import (
 )
 from vllm_lmtp.training.loss import stage1_loss
 from vllm_lmtp.training.report import loss_picture, model_log, story_samples
+from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
 from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
@@ -88,6 +89,8 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output, folder = Path(run.output), Path(run.backbone)
+    work = output / "work"
+    must_be_as_begun(work / SETTINGS, run, begun=last_checkpoint(work) is not None)
     on_cpu = not torch.cuda.is_available()
     if is_lmtp_config(read_config(folder)):
         log.warning("%s has leap heads already; only its backbone is used", run.backbone)
@@ -106,13 +109,11 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     pad_id = tokenizer.pad_token_id or 0  # masked in the labels and seen by no other position
     trainer = PartsTrainer(
         model=model,
-        args=training_arguments(
-            run.optim, output / "work", run.seed, rows=len(rows), on_cpu=on_cpu
-        ),
+        args=training_arguments(run.optim, work, run.seed, rows=len(rows), on_cpu=on_cpu),
         train_dataset=rows,
         data_collator=lambda part: pad_rows(part, pad_id),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     trained = time.time()
     content = model_log(config_path, run)
     if not is_main():

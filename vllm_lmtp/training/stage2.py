@@ -23,6 +23,7 @@ from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
 from vllm_lmtp.training.evaluate import head_accuracy, next_token_loss
 from vllm_lmtp.training.leap_model import attach_lora, load_leap_model, save_adapter
 from vllm_lmtp.training.report import loss_picture, model_log
+from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
 from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
@@ -60,6 +61,8 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output = Path(run.output)
+    work = output / "work"
+    must_be_as_begun(work / SETTINGS, run, begun=last_checkpoint(work) is not None)
     checkpoint = _stage1_heads(stage1)
     tokenizer = load_tokenizer(stage1)
     train, held, counts = read_texts(run, stage1, tokenizer, checkpoint.schedule)
@@ -75,7 +78,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
         model=adapted,
         args=training_arguments(
             run.optim,
-            output / "work",
+            work,
             run.seed,
             rows=len(train),
             on_cpu=not torch.cuda.is_available(),
@@ -83,7 +86,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
         train_dataset=train,
         data_collator=lambda rows: pad_rows(rows, pad_id),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "work"))
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     trained = time.time()
     content = model_log(config_path, run)
     if not is_main():
