@@ -165,7 +165,11 @@ def load_set(name: str, folder: Path | None = None, limit: int | None = None) ->
     """
     if name in OWN:
         prompts = [EvalPrompt(text, name, i) for i, text in enumerate(OWN[name])]
-        facts = {"version": "this package's own", "rows": len(prompts), "prompt": "without space around it"}
+        facts = {
+            "version": "this package's own",
+            "rows": len(prompts),
+            "prompt": "without space around it",
+        }
         return _loaded(prompts, {"name": name, **facts}, limit)
     if name in SETS:
         chosen = SETS[name]

@@ -51,7 +51,7 @@ class Meter:
         self.confidence, self.into = confidence, into
 
     def note(self, place: int, log_probability: torch.Tensor) -> None:
-        """Take the log-probabilities [R] of the tokens chosen at a place."""
+        """Take the log-probabilities [R] of the best tokens of a place."""
         found = self.confidence.at(place, log_probability)
         self.into[: len(found), place] = found
 
@@ -72,6 +72,10 @@ class ConfidentBest:
 class Drawn:
     """A token drawn from the scored distribution, which every rank holds whole.
 
+    Its confidence is that of the best token, which depends on the tokens before alone. That of the
+    drawn one would depend on the draw: to verify it only where it is likely takes tokens from
+    another distribution than the rejection sampler is told of, and the output drifts.
+
     Args:
         temperature: of the draw, as a share of the request's own.
     """
@@ -86,6 +90,5 @@ class Drawn:
         whole = self.heads.over_target_tokens(scores)
         tokens = self.draw(whole / self.temperature, place)
         if self.meter is not None:
-            chosen = whole.gather(1, tokens.unsqueeze(1)).squeeze(1)
-            self.meter.note(place, chosen - whole.logsumexp(dim=1))
+            self.meter.note(place, whole.amax(dim=1) - whole.logsumexp(dim=1))
         return tokens

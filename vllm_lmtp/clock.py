@@ -32,9 +32,11 @@ class DraftClock:
         self._enqueued: deque[tuple[torch.Event, torch.Event]] = deque()
 
     def timed(self, propose: Callable[..., Any]) -> Callable[..., Any]:
-        """`propose`, with every call timed."""
+        """`propose`, with every call timed that drafts for requests."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("dummy_run"):
+                return propose(*args, **kwargs)
             if self.device.type == "cpu":
                 start = time.perf_counter()
                 drafts = propose(*args, **kwargs)
@@ -61,7 +63,8 @@ class DraftClock:
 def carry(runner: Any, output: Any) -> None:
     """Put the passes that have ended into what a runner returns for this step.
 
-    The drafter is timed from the second step on, so warm-up and graph capture never are.
+    The drafter is timed from the second step on, so the first warm-up never is; nor are steps that
+    only keep a data-parallel rank in line or profile.
 
     Args:
         runner: of either kind.

@@ -49,7 +49,10 @@ class DraftGraphs(CudaGraphManager):
         self.decoder, self.choose = decoder, choose
         self.outputs: dict[BatchExecutionDescriptor, torch.Tensor] = {}
         history = decoder.history
-        descs = self._capture_descs.get(CUDAGraphMode.FULL, [])
+        # A step without drafts sets its rows aside on the host (LazyHistory): not for a graph.
+        descs = [d for d in self._capture_descs.get(CUDAGraphMode.FULL, []) if _drafts(d)]
+        if CUDAGraphMode.FULL in self._capture_descs:
+            self._capture_descs[CUDAGraphMode.FULL] = descs
         # Smallest first. vLLM's own `dispatch` misses graphs where several numbers of drafts have
         # some, since it looks only at those of the next larger number of tokens (0.32.0).
         self.by_size = sorted(descs, key=lambda desc: desc.num_reqs or 0)
@@ -127,3 +130,8 @@ class DraftGraphs(CudaGraphManager):
         """As the manager's, and the tensors that belong to the graphs."""
         super().release_graphs()
         self.outputs.clear()
+
+
+def _drafts(desc: BatchExecutionDescriptor) -> bool:
+    """Whether a graph's requests have tokens beside the one that was sampled."""
+    return desc.uniform_token_count is not None and desc.uniform_token_count > 1

@@ -33,8 +33,8 @@ def asks_for_lmtp(engine_args: Any) -> bool:
     if not isinstance(given, dict | None):
         return False
     options = {key.replace("-", "_"): value for key, value in (given or {}).items()}
-    method = engine_args.spec_method or options.get("method")
-    model = engine_args.spec_model or options.get("model")
+    method = getattr(engine_args, "spec_method", None) or options.get("method")
+    model = getattr(engine_args, "spec_model", None) or options.get("model")
     if method == METHOD:
         return True
     if not isinstance(model, str) or not _may_be_heads(model, method):

@@ -19,6 +19,7 @@ from tests.engine.client import EngineHost, counted
 DRAWN = {"method": "lmtp", "draft_sample_method": "probabilistic"}
 AS_THE_TARGET = DRAWN | {"lmtp_draft_temperature": 1.0}
 BEST = {"method": "lmtp"}
+KINDS = {"drawn": DRAWN, "drawn and cut": DRAWN | {"lmtp_min_confidence": 0.15}, "best": BEST}
 BLUR = 0.5
 ON_V1 = pytest.mark.parametrize("host", ["v1"], indirect=True)
 
@@ -108,10 +109,15 @@ def test_drawn_drafts_of_a_part_of_the_vocabulary(host: EngineHost, tmp_path: Pa
     assert 0.1 < accepted_share(reply) < 0.9
 
 
-QUICK = [("drawn", 1.0, {}), ("drawn", 0.7, {"top_p": 0.8}), ("best", 0.7, {"top_k": 8})]
+QUICK = [
+    ("drawn", 1.0, {}),
+    ("drawn", 0.7, {"top_p": 0.8}),
+    ("drawn and cut", 1.0, {}),
+    ("best", 0.7, {"top_k": 8}),
+]
 ALL = [
     (drafts, temperature, cut)
-    for drafts in ("drawn", "best")
+    for drafts in KINDS
     for temperature in (0.7, 1.0)
     for cut in ({}, {"top_p": 0.8}, {"top_k": 8})
 ]
@@ -140,7 +146,7 @@ def run(
     for kind, temperature, cut in settings:
         if kind != drafts:
             drafts = kind
-            start(host, folder, DRAWN if kind == "drawn" else BEST)
+            start(host, folder, KINDS[kind])
         # Of many exact settings one falls below 0.01 by chance now and then; not again with more.
         for times in (1, 2):
             transitions, reply = sample(
@@ -148,6 +154,9 @@ def run(
             )
             assert len(transitions) == requests * times * tokens
             assert 0.03 < accepted_share(reply) < 0.95
+            counters = counted(reply["counters"], 4, 2)
+            whole = counters.drafted_per_pos[-1] == counters.num_drafts
+            assert whole != (kind == "drawn and cut")
             p = p_value(transitions, next_token(temperature, **cut))
             print(f"{kind} T={temperature} {cut}: {len(transitions)} tokens, p = {p:.3f}")
             if p > 0.01:

@@ -314,9 +314,10 @@ def test_graphs_choose_as_eager_code_does(
 
 
 def test_each_number_of_drafts_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dynamic speculation: six drafts up to two requests, two up to eleven; never four. What a step
-    without drafts left undone is done before a graph reads the history."""
-    schedule = [(1, 2, 6), (3, MAX_REQS, 2)]
+    """Dynamic speculation: six drafts up to two requests, then two, then none; never four. A step
+    without drafts has no graph, as it sets its rows aside on the host, and what it left undone is
+    done before a graph reads the history."""
+    schedule = [(1, 2, 6), (3, MAX_REQS - 1, 2), (MAX_REQS, MAX_REQS, 0)]
     eager = make_speculator(make_decoder("none", 3, 2))
     decoder = make_decoder("none", 3, 2)
     decoder.history = LazyHistory(SLOTS, 2, HIDDEN, torch.float32, "cpu")

@@ -22,6 +22,12 @@ def engine_args(
     )
 
 
+def test_other_versions_may_know_no_such_flags() -> None:
+    older = SimpleNamespace(speculative_config=None)
+    assert not asks_for_lmtp(older)
+    assert asks_for_lmtp(SimpleNamespace(speculative_config="lmtp"))
+
+
 @pytest.fixture
 def heads(tmp_path: Path) -> str:
     return str(folders.write(tmp_path / "heads"))
