@@ -101,7 +101,7 @@ def test_drafts_are_those_of_one_process(
 
 
 def must_say_where_it_loaded(log: Path) -> None:
-    """Ray brings what workers print to the first node, some seconds late."""
+    """Ray brings what workers print to the first node, a moment late."""
     loaded = re.compile(r"L-MTP \(vllm-lmtp \S+\): .*, vLLM \S+, node \S+ \(127\.0\.0\.\d\)")
     deadline = time.monotonic() + 30
     while not loaded.search(log.read_text()):
