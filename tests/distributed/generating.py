@@ -1,7 +1,8 @@
 """A program that generates offline, for the tests that spoil something meanwhile.
 
-python -m tests.distributed.generating FOLDER PROMPTS ENGINE LONG: prompts and the engine's options
-as JSON. LONG prompts of one token follow, which take minutes, and then the first ones again.
+python -m tests.distributed.generating FOLDER PROMPTS ENGINE LONG...: prompts and the engine's
+options as JSON. LONG prompts of one token follow, of which many take minutes, and then the first
+ones again; and so on with the next LONG.
 """
 
 import json
@@ -10,7 +11,7 @@ import sys
 SERVED, GENERATING = "<<served>>", "<<generating>>"
 
 
-def main(folder: str, prompts: str, engine: str, long: str) -> None:
+def main(folder: str, prompts: str, engine: str, *longs: str) -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -34,9 +35,9 @@ def main(folder: str, prompts: str, engine: str, long: str) -> None:
         print(SERVED, json.dumps(generate(json.loads(prompts), 20)), flush=True)
 
     serve()
-    if int(long):
+    for long in map(int, longs):
         print(GENERATING, flush=True)
-        generate([[token % 500] for token in range(int(long))], 400)
+        generate([[token % 500] for token in range(long)], 400)
         serve()
 
 

@@ -22,7 +22,7 @@ from tests.distributed.layouts import FAULT, V1, mark, tensor
 from tests.engine.client import ROOT, environment
 from tests.engine.test_chain import prompts_of
 
-LONG = 2000
+SHORT, LONG = 20, 2000
 SECONDS = 60
 
 
@@ -74,14 +74,14 @@ Fault = Callable[[Cluster], None]
 
 @pytest.fixture
 def run(chain: Chain, chain_folder: Path, tmp_path: Path) -> Runs:
-    """Start a process: `with run(variables, long, **engine)`."""
+    """Start a process: `with run(variables, *longs, **engine)`."""
     prompts = prompts_of(chain, [5, 40])
     errors = tmp_path / "errors.log"
 
     @contextmanager
-    def started(variables: Mapping[str, str], long: int, **engine: Any) -> Iterator[Run]:
+    def started(variables: Mapping[str, str], *longs: int, **engine: Any) -> Iterator[Run]:
         engine = {"tensor_parallel_size": 2, **engine}
-        given = [chain_folder, json.dumps(prompts), json.dumps(engine), long]
+        given = [chain_folder, json.dumps(prompts), json.dumps(engine), *longs]
         with errors.open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.distributed.generating", *map(str, given)],
@@ -107,7 +107,7 @@ def run(chain: Chain, chain_folder: Path, tmp_path: Path) -> Runs:
 @pytest.mark.timeout(1200)
 @mark(tensor(2), V1, FAULT)
 def test_a_killed_worker_ends_the_run(run: Runs) -> None:
-    for rank in (0, 1):  # the second start is the restart after the first fault
+    for rank in (0, 1):
         with run({}, LONG) as running:
             running.serves()
             running.generates()
@@ -115,9 +115,6 @@ def test_a_killed_worker_ends_the_run(run: Runs) -> None:
             assert len(workers) == 2
             workers[rank].kill()
             running.must_end_with_an_error()
-    with run({}, 0) as again:
-        again.serves()
-        assert again.process.wait(SECONDS) == 0
 
 
 def worker_dies(cluster: Cluster) -> None:
@@ -141,7 +138,6 @@ def head_dies(cluster: Cluster) -> None:
 
 # Each with the nodes that are started again afterwards; the head takes the cluster with it.
 FAULTS: list[tuple[Fault, list[int]]] = [
-    (worker_dies, []),
     (node_dies, [1]),
     (node_falls_silent, [1]),
     (head_dies, [0, 1]),
@@ -153,11 +149,19 @@ FAULTS: list[tuple[Fault, list[int]]] = [
 def test_a_fault_in_a_cluster_ends_the_run_and_a_slow_node_does_not(
     run: Runs, tmp_path: Path
 ) -> None:
-    """Every start is the restart after the fault before it, and must serve."""
+    """Every start is the restart after the fault before it, and must serve; the first is slowed."""
     cluster = Cluster(2, 1, tmp_path)
+    ray = {"distributed_executor_backend": "ray"}
     try:
+        with run(cluster.variables, SHORT, LONG, **ray) as running:
+            running.serves()
+            with hampered(*cluster.nodes[1].workers()):
+                running.serves()
+            running.generates()
+            worker_dies(cluster)
+            running.must_end_with_an_error()
         for fault, nodes in FAULTS:
-            with run(cluster.variables, LONG, distributed_executor_backend="ray") as running:
+            with run(cluster.variables, LONG, **ray) as running:
                 running.serves()
                 running.generates()
                 fault(cluster)
@@ -166,11 +170,9 @@ def test_a_fault_in_a_cluster_ends_the_run_and_a_slow_node_does_not(
                 cluster.nodes[node].kill()
             for node in nodes:
                 cluster.start(node)
-        with run(cluster.variables, 20, distributed_executor_backend="ray") as running:
+        with run(cluster.variables, **ray) as running:
             running.serves()
-            with hampered(*cluster.nodes[1].workers()):
-                running.serves()
-                assert running.process.wait(SECONDS) == 0
+            assert running.process.wait(SECONDS) == 0
     finally:
         cluster.close()
 

@@ -49,26 +49,27 @@ PLACES = {
 def with_model(model: str) -> pytest.MarkDecorator:
     cases = [
         pytest.param(
-            place,
-            id=f"{place[0].split}, {place[0].where}, V{place[1][0]}",
-            marks=mark(place[0], place[1], model),
+            (layout.nodes, runner),
+            layout,
+            id=f"{layout.split}, {layout.where}, V{runner[0]}",
+            marks=mark(layout, runner, model),
         )
-        for place, models in PLACES.items()
+        for (layout, runner), models in PLACES.items()
         if model in models
     ]
-    return pytest.mark.parametrize("place", cases, indirect=True, scope="module")
+    return pytest.mark.parametrize(("host", "layout"), cases, indirect=["host"], scope="module")
 
 
 @pytest.fixture(scope="module")
-def place(
+def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[EngineHost, Layout]]:
-    """A host for engines of a layout, and the cluster that its workers need."""
-    layout, (runner, asynchronous) = request.param
+) -> Iterator[EngineHost]:
+    """A host for engines on so many nodes, and the cluster that their workers need."""
+    nodes, (runner, asynchronous) = request.param
     folder = tmp_path_factory.mktemp("place")
     cluster = None
-    if layout.nodes:
-        cluster = Cluster(layout.nodes, 2 // layout.nodes, folder, runner, asynchronous)
+    if nodes:
+        cluster = Cluster(nodes, 2 // nodes, folder, runner, asynchronous)
     host = EngineHost(
         runner,
         asynchronous,
@@ -76,7 +77,7 @@ def place(
         processes=True,
         variables=cluster.variables if cluster else UNCOMPILED,
     )
-    yield host, layout
+    yield host
     host.close()
     if cluster:
         cluster.close()
@@ -91,9 +92,8 @@ def start(host: EngineHost, layout: Layout, model: Path) -> None:
 
 @with_model(CHAIN)
 def test_drafts_are_those_of_one_process(
-    place: tuple[EngineHost, Layout], chain: Chain, chain_folder: Path
+    host: EngineHost, layout: Layout, chain: Chain, chain_folder: Path
 ) -> None:
-    host, layout = place
     start(host, layout, chain_folder)
     check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
     if layout.nodes == 2:
@@ -111,8 +111,7 @@ def must_say_where_it_loaded(log: Path) -> None:
 
 @with_model(CHECKPOINT)
 def test_the_checkpoint_writes_as_without_drafts(
-    place: tuple[EngineHost, Layout], checkpoint: Checkpoint
+    host: EngineHost, layout: Layout, checkpoint: Checkpoint
 ) -> None:
-    host, layout = place
     start(host, layout, checkpoint.folder)
     checkpoint.check(host)
