@@ -173,8 +173,6 @@ def _variables(ip: str) -> dict[str, str]:
         "RAY_health_check_timeout_ms": "4000",
         "RAY_health_check_failure_threshold": "4",
         "RAY_metrics_report_interval_ms": "1000",
-        # What Ray brings from its workers, the driver prints; to a file it would do so at its end.
-        "PYTHONUNBUFFERED": "1",
         **UNCOMPILED,
     }
 
