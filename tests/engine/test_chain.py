@@ -25,6 +25,7 @@ from tests.chain import (
     simulate_by_batch,
 )
 from tests.engine.client import EngineHost, counted
+from tests.streams import simulate_streams
 
 GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
 MAX_LEN = 160
@@ -81,6 +82,16 @@ class TestOneEngine:
     def test_prompts_of_one_token_start_cold(self, host: EngineHost, chain: Chain) -> None:
         counters = check(host, chain, prompts_of(chain, [1] * 5), 12, 6)
         assert counters.cold == 5
+
+    def test_prompts_of_one_token_that_join_others(self, host: EngineHost, chain: Chain) -> None:
+        """In slots that others have left. vLLM pads their first step with drafts that nobody made,
+        none of which may be accepted or leave a trace in what is drafted next."""
+        prompts = prompts_of(chain, [9, 4, 1, 6, 12, 5, 1, 7, 1, 1, 3, 1])
+        reply = host.generate(prompts, {**GREEDY, "max_tokens": 24})
+        outputs, expected = simulate_streams(chain, prompts, 6, 24, 6)
+        assert [output for (output,) in reply["tokens"]] == outputs
+        assert counted(reply["counters"], 6, 2) == expected
+        assert expected.cold == 5 + 4  # those four that joined were padded, and then cold
 
     def test_end_of_the_context(self, host: EngineHost, chain: Chain) -> None:
         prompts = prompts_of(chain, [140, 150, 155, 158, 20])
