@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.eval.asking import ROOM_FOR_DRAFT, Questions, Settings, longest_request
+from vllm_lmtp.eval.asking import ROOM_FOR_DRAFT, Asked, Questions, Settings, longest_request
 
 Context = int | None
 """Tokens of every prompt; None leaves prompts as they are."""
@@ -42,11 +43,21 @@ def make_room(questions: Questions, settings: Settings, contexts: Sequence[Conte
 
 
 def prompts(questions: Questions, count: int, context: Context = None) -> list[list[int]]:
-    """The first `count` prompts, from the front again where there are fewer."""
-    own = [asked.tokens for asked in questions.asked]
+    """`count` prompts, the set's groups taking turns, so that every load is asked alike; from the
+    front again where there are fewer."""
+    own = [asked.tokens for asked in _by_turns(questions.asked)]
     if context is None:
         return [own[i % len(own)] for i in range(count)]
     return [_lengthened(own, i % len(own), context) for i in range(count)]
+
+
+def _by_turns(asked: Sequence[Asked]) -> list[Asked]:
+    """The first of each group, then the second of each, and so on."""
+    groups: dict[str, list[Asked]] = {}
+    for one in asked:
+        groups.setdefault(one.prompt.group, []).append(one)
+    rounds = zip_longest(*groups.values())
+    return [one for turn in rounds for one in turn if one is not None]
 
 
 def _lengthened(own: Sequence[list[int]], number: int, context: int) -> list[int]:

@@ -155,7 +155,8 @@ def common_facts(questions: Questions, settings: Settings, plan: Plan) -> dict[s
         "files": stamp_of(settings.model),
         "dtype": settings.dtype,
         "max_tokens": settings.max_tokens,
-        "prompts": [asked.tokens for asked in questions.asked],
+        # As they are asked, since what shares a batch depends on their order.
+        "prompts": prompts(questions, len(questions.asked)),
         "slots": max(plan.streams),
         **plan.facts(),
     }

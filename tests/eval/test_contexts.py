@@ -32,6 +32,24 @@ def test_as_they_are() -> None:
     assert prompts(questions(), 5) == [[1, 2, 3], [4, 5], [6], [1, 2, 3], [4, 5]]
 
 
+def test_groups_take_turns() -> None:
+    """However few are asked, no group is asked twice more than another that has as many."""
+    groups = ("a", "a", "a", "b", "c", "c")
+    asked = tuple(Asked(EvalPrompt("p", g, n), [n]) for n, g in enumerate(groups))
+    found = prompts(Questions(asked, {}, 64), 7)
+    assert found == [[0], [3], [4], [1], [5], [2], [0]]
+
+
+def test_a_cell_depends_on_the_order_in_which_prompts_are_asked() -> None:
+    plan = Plan((1,), 1, 1, 1, True, None, 1)
+    cells = [
+        speed.common_facts(Questions(asked, {}, 64), SETTINGS, plan)
+        for groups in ("aab", "aba")
+        for asked in [tuple(Asked(EvalPrompt("p", g, n), [n]) for n, g in enumerate(groups))]
+    ]
+    assert cells[0] != cells[1]
+
+
 def test_the_question_stays_at_the_end() -> None:
     """Those after it stand before it, the nearest last, and the front is cut."""
     assert prompts(questions(), 3, 5) == [[6, 4, 5, 1, 2, 3][1:], [2, 3, 6, 4, 5], [5, 1, 2, 3, 6]]
