@@ -11,11 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.chain import Counters
 from tests.engine.host import MARK
 
 ROOT = Path(__file__).parents[2]
 INTERPRETER = ROOT / "tests" / "engine" / "interpreter"
+GPU = torch.cuda.is_available()
+"""Where there is one the engines run on it, V2 natively, and with CUDA graphs."""
+GRAPHS = {
+    # Graphs are what a GPU adds; compiling every tiny target would only take minutes.
+    "compilation_config": {"mode": 0, "cudagraph_mode": "FULL"},
+    # Several test processes share the memory, which vLLM would else take all of.
+    "gpu_memory_utilization": 0.1,
+    "kv_cache_memory_bytes": 2**30,
+}
 
 
 class EngineError(RuntimeError):
@@ -30,7 +41,7 @@ class EngineHost:
     """A host process for one kind of runner.
 
     Args:
-        runner: 1 or 2; 2 runs under Triton's interpreter.
+        runner: 1 or 2; without a GPU 2 runs under Triton's interpreter.
         asynchronous: asynchronous scheduling (runner 2 only).
         log: file that gets everything vLLM prints.
         processes: engine core and workers in processes of their own, as vLLM has it by default.
@@ -92,15 +103,16 @@ class EngineHost:
         """Start an engine, and check that it is of the kind this host stands for."""
         defaults = {
             "dtype": "float32",
-            "enforce_eager": True,
             "max_model_len": 512,
             "max_num_seqs": 8,
             "disable_log_stats": False,
             "enable_prefix_caching": False,
             "seed": 0,
         }
-        if self.asynchronous:
-            defaults["async_scheduling"] = True  # vLLM refuses it for methods it does not know
+        defaults |= GRAPHS if GPU else {"enforce_eager": True}
+        if self.asynchronous or GPU:
+            # vLLM's default on GPUs; on a CPU it refuses it for methods it does not know.
+            defaults["async_scheduling"] = self.asynchronous
         if not self.processes:
             defaults["distributed_executor_backend"] = "uni"
         if model_lacks_tokenizer(Path(model)):
@@ -120,8 +132,9 @@ class EngineHost:
 
 
 def environment(runner: int, asynchronous: bool = False, processes: bool = True) -> dict[str, str]:
-    """Environment under which vLLM takes this runner on a CPU."""
+    """Environment under which vLLM takes this runner."""
     env = dict(os.environ)
+    beside = env.get("PYTHONPATH", "")
     env |= {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # Engine and worker in one process start in 2-4 s rather than 20.
@@ -131,20 +144,22 @@ def environment(runner: int, asynchronous: bool = False, processes: bool = True)
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), beside))),
     }
-    if runner == 2:
+    if GPU:
+        env["VLLM_USE_V2_MODEL_RUNNER"] = str(runner - 1)
+    elif runner == 2:
         env |= {
             "TRITON_INTERPRET": "1",
             "TORCHDYNAMO_DISABLE": "1",
-            "PYTHONPATH": f"{INTERPRETER}{os.pathsep}{ROOT}",
+            "PYTHONPATH": os.pathsep.join((str(INTERPRETER), env["PYTHONPATH"])),
             "LMTP_TEST_ASYNC": "1" if asynchronous else "0",
         }
     return env
 
 
 def run_with_vllm(command: list[Any], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command that uses vLLM on a CPU, as a user would; its output is captured."""
+    """Run a command that uses vLLM, as a user would; its output is captured."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
