@@ -27,6 +27,11 @@ from vllm.triton_utils import HAS_TRITON
 
 from vllm_lmtp.head_dtype import QUANTISED
 
+HALVES = (torch.bfloat16, torch.float16)
+FEW_ROWS = 64
+"""Up to so many rows the kernels find the best token of a 16-bit matrix sooner than torch, which
+writes all logits and reads them again; beyond, its product is the faster (docs/gpu.md)."""
+
 
 def has_kernels() -> bool:
     """Whether the kernels can be used on this machine. ROCm's float8 is another, so CUDA alone."""
@@ -47,7 +52,8 @@ class LeapHeads(nn.Module):
         target_ids: [vocab_size] int64, strictly increasing, the target's token of each row of the
             output matrices; None where row and token are the same.
         target_vocab_size: V, where it is another than `vocab_size`.
-        held: dtype of the output matrices, if another than `dtype`; int8 and float8 need kernels.
+        held: dtype of the output matrices, if another than `dtype`; int8 and float8 need kernels,
+            which bfloat16 and float16 use where there are some.
     """
 
     target_ids: torch.Tensor | None
@@ -65,7 +71,7 @@ class LeapHeads(nn.Module):
     ) -> None:
         super().__init__()
         held = held or dtype
-        self.kernels = held in QUANTISED.values()
+        self.kernels = held in QUANTISED.values() or (held in HALVES and has_kernels())
         self.num_layers = num_layers
         self.target_vocab_size = target_vocab_size or vocab_size
         self.blocks = nn.ModuleList(
@@ -235,7 +241,7 @@ class LeapHeads(nn.Module):
 
     def _top_of_shard(self, rows: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Best value [N] of a head and its id [N], on this rank's shard of the vocabulary."""
-        if not self.kernels:
+        if not self._uses_kernels(rows):
             return self._local_top(self.logits(rows, head))
         value, index, _ = self._by_kernel(rows, head)
         return value, index
@@ -244,10 +250,14 @@ class LeapHeads(nn.Module):
         self, rows: torch.Tensor, head: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `_top_of_shard`, and the log-sum-exp [N] float32 of the shard."""
-        if self.kernels:
+        if self._uses_kernels(rows):
             return self._by_kernel(rows, head)
         logits = self.logits(rows, head).float()
         return (*self._local_top(logits), logits.logsumexp(dim=-1))
+
+    def _uses_kernels(self, rows: torch.Tensor) -> bool:
+        """Whether a kernel finds the best tokens of these rows; int8 and fp8 leave no choice."""
+        return self.kernels and (bool(self.scales) or len(rows) <= FEW_ROWS)
 
     def _by_kernel(
         self, rows: torch.Tensor, head: int

@@ -19,9 +19,14 @@ import triton.language as tl
 NO_ID = tl.constexpr(2**31 - 1)
 """An id above every real one."""
 
-BLOCK_VOCAB = 128
-BLOCK_HIDDEN = 128
-MAX_BLOCK_ROWS = 64
+SHAPES = {
+    16: (32, 256),
+    32: (64, 256),
+    64: (128, 128),
+    128: (128, 64),
+}
+"""BLOCK_VOCAB and BLOCK_HIDDEN by BLOCK_ROWS, of which a tensor core takes 16 at the least. The
+fastest of some hundred on an H100 (docs/gpu.md) that fit the shared memory of other GPUs too."""
 
 
 @triton.jit
@@ -119,8 +124,8 @@ def _block_best_kernel(
     BLOCK_VOCAB: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
 ):
-    block = tl.program_id(0)
-    row_ids = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    block = tl.program_id(1)
+    row_ids = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     token_ids = block * BLOCK_VOCAB + tl.arange(0, BLOCK_VOCAB)
     logits = _block_logits(
         rows,
@@ -197,8 +202,8 @@ def _logits_kernel(
     BLOCK_VOCAB: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
 ):
-    row_ids = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    token_ids = tl.program_id(0) * BLOCK_VOCAB + tl.arange(0, BLOCK_VOCAB)
+    row_ids = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    token_ids = tl.program_id(1) * BLOCK_VOCAB + tl.arange(0, BLOCK_VOCAB)
     block = _block_logits(
         rows,
         matrix,
@@ -242,15 +247,16 @@ def top_of_rows(
     """
     count, _ = rows.shape
     tokens = len(matrix) if num_tokens is None else num_tokens
-    blocks = triton.cdiv(max(tokens, 1), BLOCK_VOCAB)
+    shape = _shape(rows, scales)
+    blocks = triton.cdiv(max(tokens, 1), shape["BLOCK_VOCAB"])
     values = torch.empty(2, count * blocks, dtype=torch.float32, device=rows.device)
     ids = torch.empty(count * blocks, dtype=torch.int32, device=rows.device)
     best = torch.empty(2, count, dtype=torch.float32, device=rows.device)
     best_ids = torch.empty(count, dtype=torch.int64, device=rows.device)
     if count == 0:
         return best[0], best_ids, best[1]
-    size = _block_rows(count)
-    _block_best_kernel[(blocks, triton.cdiv(count, size))](
+    # Programs that read the same part of the matrix run side by side, so that it is read once.
+    _block_best_kernel[(triton.cdiv(count, shape["BLOCK_ROWS"]), blocks)](
         rows,
         matrix,
         matrix if scales is None else scales,
@@ -263,7 +269,7 @@ def top_of_rows(
         *rows.stride(),
         *matrix.stride(),
         blocks,
-        **_choices(rows, scales, size),
+        **shape,
     )
     _reduce_kernel[(count,)](
         values[0],
@@ -290,8 +296,9 @@ def logits_of_rows(
     logits = torch.empty(count, len(matrix), dtype=torch.float32, device=rows.device)
     logits[:, tokens:] = float("-inf")
     if count and tokens:
-        size = _block_rows(count)
-        _logits_kernel[(triton.cdiv(tokens, BLOCK_VOCAB), triton.cdiv(count, size))](
+        shape = _shape(rows, scales)
+        row_blocks = triton.cdiv(count, shape["BLOCK_ROWS"])
+        _logits_kernel[(row_blocks, triton.cdiv(tokens, shape["BLOCK_VOCAB"]))](
             rows,
             matrix,
             matrix if scales is None else scales,
@@ -302,24 +309,24 @@ def logits_of_rows(
             *rows.stride(),
             *matrix.stride(),
             logits.stride(0),
-            **_choices(rows, scales, size),
+            **shape,
         )
     return logits
 
 
-def _block_rows(count: int) -> int:
-    """Rows of a block: a power of two, and at least what a tensor core takes."""
-    return min(MAX_BLOCK_ROWS, max(16, triton.next_power_of_2(count)))
-
-
-def _choices(rows: torch.Tensor, scales: torch.Tensor | None, size: int) -> dict[str, int | bool]:
+def _shape(rows: torch.Tensor, scales: torch.Tensor | None) -> dict[str, int | bool]:
+    """How the kernels cut up a product."""
     # Triton's interpreter cannot multiply bfloat16 (3.9.0).
     exact = rows.dtype == torch.float32 or triton.knobs.runtime.interpret
+    block_rows = min(max(SHAPES), max(min(SHAPES), triton.next_power_of_2(len(rows))))
+    vocab, hidden = SHAPES[block_rows]
     return {
         "HAS_SCALES": scales is not None,
         "EXACT": exact,
-        "BLOCK_ROWS": size,
-        "BLOCK_VOCAB": BLOCK_VOCAB,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK_VOCAB": vocab,
         # float32 takes twice the shared memory.
-        "BLOCK_HIDDEN": BLOCK_HIDDEN // 4 if exact else BLOCK_HIDDEN,
+        "BLOCK_HIDDEN": hidden // 4 if exact else hidden,
+        "num_warps": 4,
+        "num_stages": 3,
     }
