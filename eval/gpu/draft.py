@@ -62,21 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = 2**30 if device.type == "cuda" else 2**24
     with torch.inference_mode():
         bandwidth = copy_bandwidth(device, args.repeats, size)
-        runs = []
-        for name, product, held in itertools.product(args.models, products, args.dtypes):
-            if product == "torch" and held != "bfloat16" and device.type == "cuda":
-                continue  # undone at load, they would be bfloat16 once more
-            for run in measure(MODELS[name], held, product == "kernel", device, args):
-                runs.append({"model": name, "dtype": held, "product": product} | run)
-                runs[-1]["of_floor"] = runs[-1]["seconds"] * bandwidth / runs[-1]["bytes"]
-                print(line(runs[-1]), file=sys.stderr)
-    words = sys.argv[1:] if argv is None else list(argv)
-    save(
-        "draft",
-        {"bandwidth": bandwidth, "draft_vocab": args.draft_vocab, "runs": runs},
-        ["eval.gpu.draft", *words],
-        args.out,
-    )
+        result: dict[str, Any] = {"bandwidth": bandwidth, "draft_vocab": args.draft_vocab}
+        result["runs"] = runs = []
+        words = ["eval.gpu.draft", *(sys.argv[1:] if argv is None else argv)]
+        for name in args.models:
+            for product, held in itertools.product(products, args.dtypes):
+                if product == "torch" and held != "bfloat16" and device.type == "cuda":
+                    continue  # undone at load, they would be bfloat16 once more
+                for run in measure(MODELS[name], held, product == "kernel", device, args):
+                    runs.append({"model": name, "dtype": held, "product": product} | run)
+                    runs[-1]["of_floor"] = runs[-1]["seconds"] * bandwidth / runs[-1]["bytes"]
+                    print(line(runs[-1]), file=sys.stderr)
+            # After each, since the next may run out of time or memory.
+            save("draft", result, words, args.out)
     return 0
 
 
