@@ -25,8 +25,8 @@ def chosen_dtype(asked: str, model: torch.dtype, kernels: bool) -> torch.dtype:
     """The dtype that the matrices are held in.
 
     Args:
-        asked: `lmtp_head_dtype`; "auto" is the model's dtype, until the kernels that multiply by
-            anything else were seen on a GPU.
+        asked: `lmtp_head_dtype`; "auto" is the model's dtype, since rounding may cost acceptance
+            and, from batch 64 on, undoing it costs time (docs/gpu.md).
         model: the dtype that the target runs in.
         kernels: whether this device multiplies by quantised matrices.
     """

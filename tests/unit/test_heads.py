@@ -14,6 +14,7 @@ from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError
 
 HIDDEN = 32
+BF16 = torch.bfloat16
 EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
 
 
@@ -105,6 +106,23 @@ def save_reduced(folder: Path, drafted: int, ids: list[int]) -> tuple[Path, dict
         scale = plain.pop(f"{name}.scale")
         plain[f"{name}.weight"] = tensors[f"{name}.weight"].float() * scale.unsqueeze(1)
     return folders.write(folder, tensors, values), plain
+
+
+def test_kernels_read_16_bit_matrices_for_few_rows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond them torch is faster; int8 and fp8 can be read by a kernel alone."""
+    from vllm_lmtp import heads as module
+
+    assert not load(save(tmp_path / "cpu", folders.heads(1, 1, HIDDEN, 64)), BF16).kernels
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+    halves = load(save(tmp_path / "gpu", folders.heads(1, 1, HIDDEN, 64)), BF16)
+    whole = load(tmp_path / "gpu", torch.float32)
+    few, many = (torch.zeros(count, HIDDEN) for count in (module.FEW_ROWS, module.FEW_ROWS + 1))
+    assert [halves._uses_kernels(few), halves._uses_kernels(many)] == [True, False]
+    assert not whole._uses_kernels(few)
+    halves.scales = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(64))])
+    assert halves._uses_kernels(many)
 
 
 def test_int8_heads_give_target_ids_of_their_draft_vocabulary(tmp_path: Path) -> None:
