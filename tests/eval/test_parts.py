@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,3 +86,22 @@ def test_a_part_that_broke_off_was_not_measured(
     (tmp_path / parts.CONFIG_FILE).write_text("model: m")
     assert main(command) == 1
     assert measured[-1] == "speed"
+
+
+def test_a_report_that_is_stopped_leaves_no_part_running(tmp_path: Path) -> None:
+    """It would go on for minutes, and spoil whatever is measured next."""
+    part, noted = tmp_path / "part", tmp_path / "pid"
+    part.write_text(f"#!/bin/sh\necho $$ > {noted}.new\nmv {noted}.new {noted}\nexec sleep 60\n")
+    part.chmod(0o755)
+    script = (
+        "import sys; from vllm_lmtp.cli import whole_report as report; "
+        f"sys.executable = {str(part)!r}; sys.exit(report._measure([]))"
+    )
+    report = subprocess.Popen([sys.executable, "-c", script])
+    while not noted.exists():
+        assert report.poll() is None
+        time.sleep(0.05)
+    report.terminate()
+    assert report.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,9 +163,19 @@ def _default_set(args: argparse.Namespace) -> str:
 
 
 def _measure(words: list[str]) -> int:
-    """Run a part; what it prints is in its files, too."""
+    """Run a part; what it prints is in its files, too. A report that is told to stop stops it."""
     command = [sys.executable, "-m", "vllm_lmtp.cli", *words]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as part:
+
+        def stop(*_: object) -> None:
+            part.terminate()
+            sys.exit(128 + signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            return part.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _tuned(words: list[str]) -> str | None:
