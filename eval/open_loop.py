@@ -2,19 +2,22 @@
 
 `eval speed` keeps a number of requests in flight, so a slow engine is asked less. Users do not wait
 for each other: here they arrive as Poisson has it, over HTTP, and what counts is how long each
-waits. Every method's server is alive all along, and in every round each takes its turn with the
-same arrivals, as in `eval speed`.
+waits. Every method has a server, alive all along where memory holds them all, and in every round
+each takes its turn with the same arrivals, as in `eval speed`.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vllm_lmtp.eval.alive import Alive
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.contexts import prompts
 from vllm_lmtp.eval.methods import PLAIN, Method
@@ -62,43 +65,41 @@ def measure(
     """
     wanted = [m for m in methods if m.why_not is None]
     left_out = {m.name: str(m.why_not) for m in methods if m.why_not is not None}
-    servers: dict[str, Server] = {}
+    servers: Alive[Server] = Alive(None, progress)
     found: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
-    with TemporaryDirectory() as logs:
-        try:
-            for number, method in enumerate(wanted):
-                progress(f"{method.name}: starting its server")
-                options = _options(questions, settings, arrivals, len(wanted))
-                log = Path(logs) / f"{number}.log"
-                try:
-                    server = start(settings.model, method.speculative_config, options, log)
-                    servers[method.name] = server
-                    server.bench(_burst(questions, settings, arrivals.slots, None, 0))  # warms up
-                except EngineFailedError as error:
-                    if method.name == PLAIN:
-                        raise
-                    left_out[method.name] = str(error)
-            for number in range(arrivals.rounds):
-                for rate in arrivals.rates:
-                    burst = _burst(questions, settings, arrivals.requests, rate, number)
-                    for method in turned(wanted, number):
-                        if method.name in left_out:
-                            continue
-                        try:
-                            bench = servers[method.name].bench(burst)
-                        except EngineFailedError as error:
-                            if method.name == PLAIN:
-                                raise
-                            left_out[method.name] = str(error)
-                            continue
-                        found.setdefault((method.name, rate), []).append(bench)
-                        progress(
-                            f"round {number + 1}, {shown(rate)}, {method.name}: "
-                            f"{bench['output_throughput']:.1f} tokens/s"
-                        )
-        finally:
-            for server in servers.values():
+    with TemporaryDirectory() as logs, closing(servers):
+
+        def warm(method: Method) -> Server:
+            options = _options(questions, settings, arrivals, len(wanted))
+            log = Path(logs) / f"{wanted.index(method)}.log"
+            server = start(settings.model, method.speculative_config, options, log)
+            try:
+                server.bench(_burst(questions, settings, arrivals.slots, None, 0))
+            except EngineFailedError:
                 server.close()
+                raise
+            return server
+
+        for number in range(arrivals.rounds):
+            for rate in arrivals.rates:
+                burst = _burst(questions, settings, arrivals.requests, rate, number)
+                for method in turned(wanted, number):
+                    if method.name in left_out:
+                        continue
+                    try:
+                        server = servers.get(method.name, partial(warm, method))
+                        bench = server.bench(burst)
+                    except EngineFailedError as error:
+                        if method.name == PLAIN:
+                            raise
+                        left_out[method.name] = str(error)
+                        servers.drop(method.name)
+                        continue
+                    found.setdefault((method.name, rate), []).append(bench)
+                    progress(
+                        f"round {number + 1}, {shown(rate)}, {method.name}: "
+                        f"{bench['output_throughput']:.1f} tokens/s"
+                    )
     measured = [m for m in wanted if m.name not in left_out]
     return {
         "arrivals": arrivals.facts(),

@@ -8,6 +8,7 @@ turn without using a core.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,7 +104,9 @@ class EngineProcess:
 
     def _ended(self) -> EngineFailedError:
         self._process.join()
-        return EngineFailedError(f"its process ended with {self._process.exitcode}")
+        if (code := self._process.exitcode) == -signal.SIGKILL:
+            return EngineFailedError("its process was killed, as a system short of memory does")
+        return EngineFailedError(f"its process ended with {code}")
 
     def _receive(self) -> Any:
         try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vllm_lmtp.eval.alive import Alive
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.contexts import Context, prompts
@@ -79,8 +81,7 @@ def measure(
     common = common_facts(questions, settings, plan)
     wanted = [m for m in methods if m.why_not is None]
     left_out = {m.name: m.why_not for m in methods if m.why_not is not None}
-    alive = plan.alive or len(wanted)
-    engines = Engines(settings, questions, plan, alive, progress)
+    engines = Engines(settings, questions, plan, plan.alive or len(wanted), progress)
     found: dict[tuple[str, int, Context], list[Cell]] = {}
     total = plan.rounds * len(plan.loads()) * len(wanted)
     done = 0
@@ -114,6 +115,7 @@ def measure(
                         if method.name == PLAIN:
                             raise
                         left_out[method.name] = str(error)
+                        engines.drop(method)
                         continue
                     found.setdefault((method.name, streams, context), []).append(cell)
     finally:
@@ -163,20 +165,22 @@ def common_facts(questions: Questions, settings: Settings, plan: Plan) -> dict[s
 
 
 class Engines:
-    """The engines of a comparison, each started when it is first needed; of more than `alive`, the
-    one that has rested longest is closed."""
+    """The engines of a comparison, each started when it is first needed.
+
+    Args:
+        most: how many at once; fewer where memory is short.
+    """
 
     def __init__(
         self,
         settings: Settings,
         questions: Questions,
         plan: Plan,
-        alive: int,
+        most: int,
         progress: Progress,
     ) -> None:
-        self.settings, self.questions, self.plan = settings, questions, plan
-        self.alive, self.progress = alive, progress
-        self._started: dict[str, EngineProcess] = {}
+        self.settings, self.questions, self.plan, self.most = settings, questions, plan, most
+        self._alive: Alive[EngineProcess] = Alive(most, progress)
 
     def get(self, method: Method) -> EngineProcess:
         """The method's engine, warm.
@@ -184,34 +188,38 @@ class Engines:
         Raises:
             EngineFailedError: it cannot be started.
         """
-        if (engine := self._started.pop(method.name, None)) is None:
-            while len(self._started) >= self.alive:
-                self._started.pop(next(iter(self._started))).close()
-            self.progress(f"{method.name}: starting its engine")
-            engine = EngineProcess(
-                Job(
-                    self.settings.model,
-                    method.speculative_config,
-                    has_tokenizer(self.settings.model),
-                    {
-                        "dtype": self.settings.dtype,
-                        "max_num_seqs": max(self.plan.streams),
-                        "max_model_len": self.questions.context,
-                        "enforce_eager": self.plan.eager,
-                        "gpu_memory_utilization": SHARED_MEMORY / self.alive,
-                    },
-                )
-            )
-            for streams in self.plan.streams:
-                engine.stream(prompts(self.questions, streams), streams, WARM_UP_TOKENS)
-        self._started[method.name] = engine  # the last of the dict is the one used last
-        return engine
+        return self._alive.get(method.name, partial(self._start, method))
+
+    def drop(self, method: Method) -> None:
+        """End the engine of a method that failed."""
+        self._alive.drop(method.name)
 
     def close(self) -> None:
         """End all of them."""
-        for engine in self._started.values():
+        self._alive.close()
+
+    def _start(self, method: Method) -> EngineProcess:
+        engine = EngineProcess(
+            Job(
+                self.settings.model,
+                method.speculative_config,
+                has_tokenizer(self.settings.model),
+                {
+                    "dtype": self.settings.dtype,
+                    "max_num_seqs": max(self.plan.streams),
+                    "max_model_len": self.questions.context,
+                    "enforce_eager": self.plan.eager,
+                    "gpu_memory_utilization": SHARED_MEMORY / self.most,
+                },
+            )
+        )
+        try:
+            for streams in self.plan.streams:
+                engine.stream(prompts(self.questions, streams), streams, WARM_UP_TOKENS)
+        except EngineFailedError:
             engine.close()
-        self._started.clear()
+            raise
+        return engine
 
 
 def turned(items: Sequence[Item], number: int) -> list[Item]:

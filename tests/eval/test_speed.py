@@ -97,6 +97,9 @@ def test_methods_that_the_folder_and_the_machine_have(monkeypatch: pytest.Monkey
     assert [m.name for m in found] == names
     assert [m.why_not is None for m in found] == [True] * 4 + [False]
     assert found[2].speculative_config == {"method": "lmtp", "lmtp_scorer": "markov"}
+    # Or it would draft the answers of the rounds before.
+    suffix = {"method": "suffix", "suffix_decoding_max_cached_requests": 0}
+    assert found[4].speculative_config == suffix
 
 
 def test_facts_name_no_folder_of_this_machine() -> None:
