@@ -17,6 +17,7 @@ from vllm_lmtp.patches import (
     cold_drafts,
     cpu_sampling,
     draft_seconds,
+    draft_tokens,
     load_weights,
     metrics,
     model_config,
@@ -45,6 +46,7 @@ PATCHES: tuple[Patch, ...] = (
     metrics.PATCH,
     cold_drafts.PATCH,
     draft_seconds.PATCH,
+    draft_tokens.PATCH,
     ray_cpu.PATCH,
 )
 

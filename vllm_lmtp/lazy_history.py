@@ -65,7 +65,7 @@ class LazyHistory(History):
         if len(self._aside) == MOST:
             for slot in self._aside.popleft().resets:
                 super().reset(slot)
-        newest = (first + kept - 1).unsqueeze(1) - self.lags[1:]
+        newest = (first + kept).unsqueeze(1) - self.lags[:-1]  # one behind each lag from k - 2 on
         self._aside.append(_Step(hidden[newest.clamp_(min=0)], kept, start, slots))
 
     def advance(

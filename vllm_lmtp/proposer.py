@@ -72,6 +72,8 @@ class LMTPProposer:
         # Twice the batch, so that requests that wait for a step seldom lose their slot.
         self.num_slots = 2 * vllm_config.scheduler_config.max_num_seqs
         self.slots = SlotTable(self.num_slots)
+        self.undrafted: dict[int, Any] = {}
+        """vLLM's metadata of a step of one token each, by the number of requests."""
 
     def attach(self, runner: Any) -> None:
         """Take what the runner knows and a custom class is not told."""
@@ -121,20 +123,27 @@ class LMTPProposer:
 
         Returns:
             [R, m] int64, m the number of drafts that the scheduler wants this step; or lists of at
-            most m, where drafts that are not confident enough lose their tail.
+            most m, where drafts that are not confident enough lose their tail or none are wanted.
         """
         num_reqs = len(sampled_token_ids)
         bounds = common_attn_metadata.query_start_loc[: num_reqs + 1].long()
         first, length = bounds[:-1], bounds.diff()
-        rejected = self._to_device(_rejected(sampled_token_ids, spec_decode_metadata))
-        drawing = self._drawing(sampled_token_ids, sampling_metadata)
-        draft = self.decoder.draft(
+        rejected = _rejected(sampled_token_ids, spec_decode_metadata)
+        step = (
             hidden_states,
             first,
-            length - rejected,
+            length - self._to_device(rejected) if any(rejected) else length,
             common_attn_metadata.seq_lens[:num_reqs].long() - length,
             self._to_device(self._assign_slots(scheduler_output)),
-            scheduler_output.num_spec_tokens_to_schedule,
+        )
+        wanted = scheduler_output.num_spec_tokens_to_schedule
+        if not wanted:
+            self.decoder.history.defer(*step)
+            return [[] for _ in range(num_reqs)]
+        drawing = self._drawing(sampled_token_ids, sampling_metadata)
+        draft = self.decoder.draft(
+            *step,
+            wanted,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
             choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),

@@ -6,6 +6,7 @@ from its environment. Replies carry a mark, since vLLM logs to the same stream.
 
 from __future__ import annotations
 
+import collections
 import gc
 import json
 import os
@@ -79,6 +80,21 @@ class Host:
         else:
             Drawing.probabilities = self.right  # type: ignore[method-assign]
         return {}
+
+    def count_calls(self) -> dict[str, Any]:
+        """Count from now on what an executor that is in this process asks of its workers."""
+        executor = self.llm.llm_engine.engine_core.engine_core.model_executor
+        ask, self.calls = executor.collective_rpc, collections.Counter[str]()
+
+        def counting(method: Any, *args: Any, **kwargs: Any) -> Any:
+            self.calls[method] += 1
+            return ask(method, *args, **kwargs)
+
+        executor.collective_rpc = counting
+        return {}
+
+    def counted_calls(self) -> dict[str, Any]:
+        return {"calls": self.calls}
 
     def counters(self) -> dict[str, float]:
         """Every counter by name and the labels that matter; the sum where there are several."""

@@ -42,6 +42,23 @@ def test_two_ranks_draft_as_one(
         host.close()
 
 
+@pytest.mark.parametrize("runner", [1, 2])
+def test_workers_are_not_asked_for_drafts(
+    runner: int, chain: Chain, chain_folder: Path, tmp_path: Path
+) -> None:
+    """Scheduled synchronously, drafts come with the tokens: two calls a step, as without lmtp."""
+    host = EngineHost(runner, False, tmp_path / "host.log")
+    try:
+        backend = {"distributed_executor_backend": "mp"}
+        host.start(chain_folder, speculative_config="lmtp", **backend, max_num_batched_tokens=64)
+        host.call("count_calls")
+        check(host, chain, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
+        calls = host.call("counted_calls")["calls"]
+        assert set(calls) == {"execute_model", "sample_tokens"}
+    finally:
+        host.close()
+
+
 @pytest.mark.parametrize("kind", ["markov", "table"])
 @pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
 def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(

@@ -117,8 +117,21 @@ def runner_v1_samples_plainly_without_metadata(vllm: Sources) -> None:
     runner = "vllm.v1.worker.gpu_model_runner"
     parameters = vllm.parameters(runner, "GPUModelRunner._sample")
     assert parameters == ["self", "logits", "spec_decode_metadata"]
+    describe = vllm.parameters(runner, "GPUModelRunner._calc_spec_decode_metadata")
+    assert describe == ["self", "num_draft_tokens", "cu_num_scheduled_tokens"]
     assert "if spec_decode_metadata is None:" in vllm.text(runner)
     assert "num_draft_tokens" in vllm.text("vllm.v1.spec_decode.metadata")
+
+
+def engine_asks_for_drafts_where_we_answer(vllm: Sources) -> None:
+    vllm.find("vllm.v1.worker.gpu_worker", "Worker.take_draft_token_ids")
+    core = vllm.text("vllm.v1.engine.core")
+    for step in (
+        "model_output = self.model_executor.sample_tokens(grammar_output)",
+        "not self.async_scheduling and model_executed:",
+        "draft_token_ids = self.model_executor.take_draft_token_ids()",
+    ):
+        assert step in core, step
 
 
 def runner_v1_reads_the_probabilities_we_leave(vllm: Sources) -> None:
@@ -224,6 +237,7 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v2_hands_our_speculator_what_it_takes,
     runner_v2_draws_and_keeps_as_we_ask,
     runner_v1_samples_plainly_without_metadata,
+    engine_asks_for_drafts_where_we_answer,
     runner_v1_reads_the_probabilities_we_leave,
     config_has_the_options_we_serve,
     speculators_have_the_hooks_we_override,
