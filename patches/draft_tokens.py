@@ -21,8 +21,13 @@ def _send(wrapped: Any, worker: Any, args: Any, kwargs: Any) -> Any:
     # Scheduled asynchronously, drafts stay on the device. Ranks that sampled nothing name no
     # request, in an output that vLLM shares between steps.
     if ours and not config.scheduler_config.async_scheduling and getattr(told, "req_ids", None):
-        setattr(told, CARRIED, worker.take_draft_token_ids())
+        setattr(told, CARRIED, _without_empty(worker.take_draft_token_ids()))
     return output
+
+
+def _without_empty(drafts: Any) -> Any:
+    """Where no request has a draft none is named, as the scheduler has none to take back."""
+    return drafts if drafts is None or any(drafts.draft_token_ids) else type(drafts)([], [])
 
 
 def _receive(wrapped: Any, executor: Any, args: Any, kwargs: Any) -> Any:

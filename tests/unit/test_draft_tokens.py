@@ -15,12 +15,14 @@ from vllm_lmtp.patches.draft_tokens import _receive, _send, _take
 DRAFTS = DraftTokenIds(["a", "b"], [[1, 2], []])
 
 
-def make_worker(method: str | None = "lmtp", asynchronous: bool = False) -> Any:
+def make_worker(
+    method: str | None = "lmtp", asynchronous: bool = False, drafts: DraftTokenIds | None = DRAFTS
+) -> Any:
     config = SimpleNamespace(
         speculative_config=SimpleNamespace(method=method) if method else None,
         scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
     )
-    return SimpleNamespace(vllm_config=config, take_draft_token_ids=lambda: DRAFTS)
+    return SimpleNamespace(vllm_config=config, take_draft_token_ids=lambda: drafts)
 
 
 def make_output(*req_ids: str) -> ModelRunnerOutput:
@@ -41,6 +43,15 @@ def taken(output: Any, asked: DraftTokenIds | None = None) -> list[DraftTokenIds
 
 def test_drafts_come_with_the_tokens_and_are_given_once() -> None:
     assert taken(sent(make_worker(), make_output("a", "b"))) == [DRAFTS, None]
+
+
+def test_a_step_without_drafts_names_no_request() -> None:
+    none = make_worker(drafts=DraftTokenIds(["a", "b"], [[], []]))
+    assert taken(sent(none, make_output("a", "b"))) == [DraftTokenIds([], []), None]
+
+
+def test_where_vllm_drafted_nothing_it_is_asked() -> None:
+    assert taken(sent(make_worker(drafts=None), make_output("a")), DRAFTS) == [DRAFTS, DRAFTS]
 
 
 def test_drafts_come_with_an_asynchronous_runners_output() -> None:
