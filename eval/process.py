@@ -8,6 +8,7 @@ turn without using a core.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,14 @@ STOP_SECONDS = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What the process starts: arguments of `cli.engines.Engine`."""
+    """What the process starts: arguments of `cli.engines.Engine`. processes: with engine core and
+    worker in processes of their own, as vLLM has them by default; drafting cannot be set then."""
 
     model: str
     speculative_config: dict[str, Any] | None
     has_tokenizer: bool
     options: dict[str, Any] = field(default_factory=dict)
+    processes: bool = False
 
 
 class EngineFailedError(Exception):
@@ -64,7 +67,9 @@ class EngineProcess:
     def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        # A daemon may have no processes of its own; what is none ends when its pipe is gone.
+        daemon = not job.processes
+        self._process = context.Process(target=_serve, args=(theirs, job), daemon=daemon)
         self._process.start()
         theirs.close()  # or its end would never be noticed
         self._receive()
@@ -122,8 +127,12 @@ def _serve(pipe: Any, job: Job) -> None:
     """The process: start, then answer until the other side is gone."""
     from vllm_lmtp.cli.engines import Engine
 
+    options = job.options
+    if job.processes:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+        options = options | {"distributed_executor_backend": "mp"}
     try:
-        engine = Engine(job.model, job.speculative_config, job.has_tokenizer, **job.options)
+        engine = Engine(job.model, job.speculative_config, job.has_tokenizer, **options)
         pipe.send((None, None))
     except BaseException as error:
         pipe.send((_first_line(error), None))
@@ -132,6 +141,7 @@ def _serve(pipe: Any, job: Job) -> None:
         try:
             words = pipe.recv()
         except EOFError:
+            engine.close()
             return
         try:
             pipe.send((None, ANSWERS[words[0]](engine, *words[1:])))

@@ -35,7 +35,7 @@ class Plan:
     """streams: loads to measure. rounds: of each. least: requests of a load at the least.
     per_stream: requests for each stream. eager: not compiled. alive: engines at once, at most;
     None for all. threads: of the CPU, for each engine. contexts: tokens of the prompts, each with
-    every load."""
+    every load. processes: as in `process.Job`."""
 
     streams: tuple[int, ...]
     rounds: int
@@ -45,6 +45,7 @@ class Plan:
     alive: int | None
     threads: int
     contexts: tuple[Context, ...] = (None,)
+    processes: bool = False
 
     def loads(self) -> list[tuple[int, Context]]:
         """Every number of streams with every context."""
@@ -56,12 +57,13 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         """What a report says, and what cells depend on beside their load."""
-        return {
+        facts = {
             "per_stream": self.per_stream,
             "least": self.least,
             "eager": self.eager,
             "threads": self.threads,
         }
+        return facts | ({"processes": True} if self.processes else {})
 
 
 def measure(
@@ -211,6 +213,7 @@ class Engines:
                     "enforce_eager": self.plan.eager,
                     "gpu_memory_utilization": SHARED_MEMORY / self.most,
                 },
+                self.plan.processes,
             )
         )
         try:

@@ -100,6 +100,7 @@ class Engine:
             "enforce_eager": True,
             # Two engines share the device.
             "gpu_memory_utilization": 0.4,
+            "distributed_executor_backend": "uni",
         }
 
         self.has_tokenizer = has_tokenizer
@@ -108,7 +109,6 @@ class Engine:
             model=model,
             speculative_config=speculative_config,
             skip_tokenizer_init=not has_tokenizer,
-            distributed_executor_backend="uni",
             disable_log_stats=False,
             use_tqdm_on_load=False,
             # Rounds repeat their prompts; a cached prefix would make the later ones another test.

@@ -38,6 +38,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="tokens of every prompt, which others of the set are put before; several are "
         "measured with every number of streams; default: prompts as they are",
     )
+    add(
+        "--processes",
+        action="store_true",
+        help="give engine core and worker processes of their own, as vLLM does where it serves; "
+        "without, a step has no messages to pass",
+    )
     add_method_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -129,6 +135,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         args.alive,
         args.threads,
         tuple(sorted(set(getattr(args, "contexts", [])))) or (None,),
+        getattr(args, "processes", False),
     )
 
 
