@@ -13,9 +13,10 @@ HEAD = f"""\
 # The changes made to vLLM
 
 vLLM {SUPPORTED_VLLM} has no way to register a drafter, so this package changes it in the
-{{count}} places below. A change wraps what it finds and calls it; it never replaces vLLM's code. It
-is made when vLLM imports the module, and passes everything through unless leap heads are asked
-for or a stage-1 checkpoint is served.
+{{count}} places below. A change wraps what it finds and calls it, or gives
+what a call gave before; it never holds vLLM's code. It is made when
+vLLM imports the module, and passes everything through unless leap heads are asked for or a
+stage-1 checkpoint is served.
 
 | Patch | Bindings | Removed when |
 |---|---|---|

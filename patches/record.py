@@ -1,8 +1,9 @@
 """What a patch is: a data record that says why, where and until when vLLM is changed.
 
-A change never replaces code: it wraps the original and calls it. vLLM binds some functions by name
-in several modules, so a patch lists every binding. Modules are changed when vLLM imports them,
-never before, since importing a runner early would initialise devices in the wrong process.
+A change never holds vLLM's code: it wraps the original and calls it, or gives what a call gave
+before. vLLM binds some functions by name in several modules, so a patch lists every binding.
+Modules are changed when vLLM imports them, never before, since importing a runner early would
+initialise devices in the wrong process.
 """
 
 from __future__ import annotations
