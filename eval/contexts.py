@@ -42,13 +42,16 @@ def make_room(questions: Questions, settings: Settings, contexts: Sequence[Conte
     )
 
 
-def prompts(questions: Questions, count: int, context: Context = None) -> list[list[int]]:
-    """`count` prompts, the set's groups taking turns, so that every load is asked alike; from the
-    front again where there are fewer."""
+def prompts(
+    questions: Questions, count: int, context: Context = None, first: int = 0
+) -> list[list[int]]:
+    """`count` prompts from place `first` on, the set's groups taking turns, so that every load is
+    asked alike; from the front again where the set ends."""
     own = [asked.tokens for asked in _by_turns(questions.asked)]
+    places = [i % len(own) for i in range(first, first + count)]
     if context is None:
-        return [own[i % len(own)] for i in range(count)]
-    return [_lengthened(own, i % len(own), context) for i in range(count)]
+        return [own[place] for place in places]
+    return [_lengthened(own, place, context) for place in places]
 
 
 def _by_turns(asked: Sequence[Asked]) -> list[Asked]:

@@ -29,6 +29,12 @@ class Method:
     speculative_config: dict[str, Any] | None = None
     why_not: str | None = None
 
+    @property
+    def drafter(self) -> str | None:
+        """The model that drafts, if it has a cache of its own; leap heads have none."""
+        config = self.speculative_config or {}
+        return None if config.get("method") == METHOD else config.get("model")
+
     def facts(self) -> dict[str, Any]:
         """What a report says: folders of this machine by their names."""
         config = self.speculative_config

@@ -19,6 +19,7 @@ from typing import Any
 
 from vllm_lmtp.eval.alive import Alive
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
+from vllm_lmtp.eval.cache import needed_gib
 from vllm_lmtp.eval.contexts import prompts
 from vllm_lmtp.eval.methods import PLAIN, Method
 from vllm_lmtp.eval.process import EngineFailedError
@@ -27,7 +28,7 @@ from vllm_lmtp.eval.servers import Burst, Server
 from vllm_lmtp.eval.speed import SHARED_MEMORY, turned
 
 ACCEPTANCE = "spec_decode_acceptance_length"
-Start = Callable[[str, Mapping[str, Any] | None, Mapping[str, Any], Path], Server]
+Start = Callable[[str, Mapping[str, Any] | None, Mapping[str, Any], Path, int], Server]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def measure(
         def warm(method: Method) -> Server:
             options = _options(questions, settings, arrivals, len(wanted))
             log = Path(logs) / f"{wanted.index(method)}.log"
-            server = start(settings.model, method.speculative_config, options, log)
+            loads = [(prompts(questions, max(arrivals.requests, arrivals.slots)), arrivals.slots)]
+            gib = needed_gib(method, questions, settings, loads)
+            server = start(settings.model, method.speculative_config, options, log, gib)
             try:
                 server.bench(_burst(questions, settings, arrivals.slots, None, 0))
             except EngineFailedError:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_lmtp.cli.engines import Run
+from vllm_lmtp.cli.engines import CACHE_GIB, LEAST_CACHE_GIB, Run
 from vllm_lmtp.errors import refuse
 
 STOP_SECONDS = 10
@@ -25,13 +25,15 @@ STOP_SECONDS = 10
 @dataclass(frozen=True)
 class Job:
     """What the process starts: arguments of `cli.engines.Engine`. processes: with engine core and
-    worker in processes of their own, as vLLM has them by default; drafting cannot be set then."""
+    worker in processes of their own, as vLLM has them by default; drafting cannot be set then.
+    cache_gib: of the KV cache on a CPU."""
 
     model: str
     speculative_config: dict[str, Any] | None
     has_tokenizer: bool
     options: dict[str, Any] = field(default_factory=dict)
     processes: bool = False
+    cache_gib: int = LEAST_CACHE_GIB
 
 
 class EngineFailedError(Exception):
@@ -128,6 +130,7 @@ def _serve(pipe: Any, job: Job) -> None:
     from vllm_lmtp.cli.engines import Engine
 
     options = job.options
+    os.environ.setdefault(CACHE_GIB, str(job.cache_gib))
     if job.processes:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
         options = options | {"distributed_executor_backend": "mp"}

@@ -21,6 +21,7 @@ from shutil import which
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vllm_lmtp.cli.engines import CACHE_GIB
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.gpu.jobs import cause
 from vllm_lmtp.eval.process import EngineFailedError
@@ -48,7 +49,7 @@ class Server:
 
     Args:
         model: folder or id. options: of the command, without their dashes; True for a flag.
-        log: file that gets what it prints.
+        log: file that gets what it prints. cache_gib: of its KV cache on a CPU.
 
     Raises:
         LMTPError: there is no command `vllm`.
@@ -61,6 +62,7 @@ class Server:
         speculative_config: Mapping[str, Any] | None,
         options: Mapping[str, Any],
         log: Path,
+        cache_gib: int,
     ) -> None:
         self.log = log
         self.port = _free_port()
@@ -72,6 +74,7 @@ class Server:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         # Engines of servers are processes; it is those of this process that are told not to be.
         env = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+        env.setdefault(CACHE_GIB, str(cache_gib))
         with log.open("w", encoding="utf-8") as out:
             self._process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=env)
         try:

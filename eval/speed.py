@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from vllm_lmtp.eval.alive import Alive
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
+from vllm_lmtp.eval.cache import Load, needed_gib
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.contexts import Context, prompts
 from vllm_lmtp.eval.methods import PLAIN, Method, stamp_of
@@ -54,6 +55,28 @@ class Plan:
     def requests(self, streams: int) -> int:
         """How many requests a load has."""
         return max(self.least, self.per_stream * streams)
+
+    def asked(
+        self, questions: Questions, streams: int, context: Context, number: int
+    ) -> list[list[int]]:
+        """The prompts of a load in round `number`: those that come after the round before's, so
+        that rounds differ as prompts do, and what they agree on is true of more than a few."""
+        count = self.requests(streams)
+        return prompts(questions, count, context, number * count)
+
+    def all_asked(self, questions: Questions) -> list[Load]:
+        """The prompts of every load in every round."""
+        return [
+            (self.asked(questions, streams, context, number), streams)
+            for streams, context in self.loads()
+            for number in range(self.rounds)
+        ]
+
+    def turn_facts(self, streams: int, number: int) -> dict[str, Any]:
+        """What a cell depends on beside the method. In the first round, in the words of the time
+        when all rounds had its prompts."""
+        first = number * self.requests(streams)
+        return {"streams": streams, "round": number} | ({"first": first} if first else {})
 
     def facts(self) -> dict[str, Any]:
         """What a report says, and what cells depend on beside their load."""
@@ -94,7 +117,7 @@ def measure(
                     done += 1
                     if method.name in left_out:
                         continue
-                    facts = {"method": method.stamp(), "streams": streams, "round": number}
+                    facts = {"method": method.stamp()} | plan.turn_facts(streams, number)
                     where = f"[{done}/{total}] round {number + 1}, {streams} stream(s)"
                     if context is not None:
                         facts["context"] = context
@@ -104,7 +127,7 @@ def measure(
                     try:
                         if cell is None:
                             engine = engines.get(method)
-                            asked = prompts(questions, plan.requests(streams), context)
+                            asked = plan.asked(questions, streams, context, number)
                             cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
                             store.put(key, cell)
                             progress(
@@ -201,6 +224,7 @@ class Engines:
         self._alive.close()
 
     def _start(self, method: Method) -> EngineProcess:
+        loads = self.plan.all_asked(self.questions)
         engine = EngineProcess(
             Job(
                 self.settings.model,
@@ -214,6 +238,7 @@ class Engines:
                     "gpu_memory_utilization": SHARED_MEMORY / self.most,
                 },
                 self.plan.processes,
+                needed_gib(method, self.questions, self.settings, loads),
             )
         )
         try:

@@ -18,7 +18,6 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.choice import choose_cut, schedule
-from vllm_lmtp.eval.contexts import prompts
 from vllm_lmtp.eval.methods import PLAIN, Method
 from vllm_lmtp.eval.process import refusing_failure
 from vllm_lmtp.eval.rates import summarise
@@ -228,14 +227,14 @@ def _sweep(
                 if not contended or _hopeless(found, streams, setting):
                     continue
                 used = plain if setting == PLAIN_ENGINE else method
-                facts = {"method": used.stamp(), "streams": streams, "round": number}
+                facts = {"method": used.stamp()} | plan.turn_facts(streams, number)
                 key = key_of(common | facts | setting.facts())
                 said = "measured before"
                 if (cell := store.get(key)) is None:
                     engine = engines.get(used)
                     if setting.length is not None:
                         engine.set_drafting(setting.length, setting.cut)
-                    asked = prompts(questions, plan.requests(streams))
+                    asked = plan.asked(questions, streams, None, number)
                     cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
                     store.put(key, cell)
                     said = f"{cell.tokens / cell.seconds:.1f} tokens/s"

@@ -32,6 +32,24 @@ def test_as_they_are() -> None:
     assert prompts(questions(), 5) == [[1, 2, 3], [4, 5], [6], [1, 2, 3], [4, 5]]
 
 
+def test_from_a_place_on() -> None:
+    assert prompts(questions(), 4, first=2) == [[6], [1, 2, 3], [4, 5], [6]]
+    assert prompts(questions(), 2, 2, first=7) == [[4, 5], [3, 6]]
+
+
+def test_every_round_asks_those_that_come_next() -> None:
+    """All methods the same; a cell of a later round is none of the time when it asked the first."""
+    plan = Plan((1, 2), 3, least=2, per_stream=2, eager=True, alive=None, threads=1)
+    one, two, three = OWN
+    asked = [plan.asked(questions(), 1, None, number) for number in range(3)]
+    assert asked == [[one, two], [three, one], [two, three]]
+    loads = plan.all_asked(questions())
+    assert loads[:3] == [(prompts, 1) for prompts in asked]
+    assert loads[4] == ([two, three, one, two], 2)
+    facts = [plan.turn_facts(2, number) for number in range(2)]
+    assert facts == [{"streams": 2, "round": 0}, {"streams": 2, "round": 1, "first": 4}]
+
+
 def test_groups_take_turns() -> None:
     """However few are asked, no group is asked twice more than another that has as many."""
     groups = ("a", "a", "a", "b", "c", "c")

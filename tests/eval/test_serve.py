@@ -60,7 +60,12 @@ class StandIn:
     closed = 0
 
     def __init__(
-        self, model: str, config: Mapping[str, Any] | None, options: Mapping[str, Any], log: Path
+        self,
+        model: str,
+        config: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        log: Path,
+        cache_gib: int,
     ) -> None:
         self.name = "plain" if config is None else str(config["method"])
         if self.name == "broken":
@@ -160,7 +165,7 @@ def test_impossible_rates(rate: str, capfd: pytest.CaptureFixture[str]) -> None:
 def test_bad_methods_are_refused(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE"):
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the command sets them for its process
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     assert fields(capfd, "eval", "serve", "--threads", "1", "--only", "nothing") == {"name"}

@@ -162,7 +162,7 @@ def test_bad_input(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before an engine starts."""
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE"):
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the command sets them for its process
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     speeds, tune = ("eval", "speed", "--threads", "1"), ("tune", "--threads", "1")

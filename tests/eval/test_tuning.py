@@ -11,8 +11,11 @@ from tests.eval.stand_in import QUESTIONS, SETTINGS, StandIn
 from tests.eval.test_report import FACTS, result
 from tests.tools.models import EMBEDDED
 from vllm_lmtp.cli import tune
+from vllm_lmtp.cli.engines import Run
 from vllm_lmtp.eval import report, tuning
-from vllm_lmtp.eval.speed import Plan
+from vllm_lmtp.eval.asking import Asked, Questions
+from vllm_lmtp.eval.sets import EvalPrompt
+from vllm_lmtp.eval.speed import WARM_UP_TOKENS, Plan
 from vllm_lmtp.eval.tuning import Setting
 from vllm_lmtp.eval.variants import read_variants
 
@@ -121,6 +124,26 @@ def test_a_sweep_of_known_speeds(stand_in: type[StandIn], tmp_path: Path) -> Non
     assert len(stand_in.calls) == 3 * 2 * 4
     assert tuning.measure(*arguments) == found
     assert len(stand_in.calls) == 3 * 2 * 4
+
+
+def test_all_settings_of_a_round_are_asked_the_same(
+    stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[list[int]]] = []
+
+    def stream(self: StandIn, prompts: list[list[int]], streams: int, max_tokens: int) -> Run:
+        if max_tokens > WARM_UP_TOKENS:
+            heard.append(prompts)
+        return answers(self, prompts, streams, max_tokens)
+
+    answers = StandIn.stream
+    monkeypatch.setattr(StandIn, "stream", stream)
+    (variant,) = read_variants([], str(EMBEDDED))
+    asked = tuple(Asked(EvalPrompt("a", "g", n), [n]) for n in range(3))
+    plan = Plan((1,), 2, least=2, per_stream=1, eager=True, alive=None, threads=1)
+    questions = Questions(asked, {}, 64)
+    tuning.measure(variant, questions, SETTINGS, plan, (2,), 0.1, None, lambda text: None)
+    assert heard == 3 * [[[0], [1]]] + 3 * [[[2], [0]]]
 
 
 def test_the_page_of_tuning() -> None:

@@ -16,6 +16,10 @@ DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens"
 ACCEPTED_TOKENS = "vllm:spec_decode_num_accepted_tokens"
 ACCEPTED_PER_PLACE = "vllm:spec_decode_num_accepted_tokens_per_pos"
 ENGINE_STEPS = "vllm:iteration_tokens_total"
+CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"
+"""Where vLLM's CPU backend reads how many GiB an engine's KV cache has; left alone, it takes a
+share of all memory for each. Where a user has set it, that holds."""
+LEAST_CACHE_GIB = 1
 
 
 def prepare_environment(threads: int) -> None:
@@ -27,7 +31,6 @@ def prepare_environment(threads: int) -> None:
     os.environ["NUMBA_NUM_THREADS"] = str(threads)
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         # vLLM warns dozens of times about two engines in one process; the report says what matters.
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -102,7 +105,7 @@ class Engine:
             "gpu_memory_utilization": 0.4,
             "distributed_executor_backend": "uni",
         }
-
+        os.environ.setdefault(CACHE_GIB, str(LEAST_CACHE_GIB))
         self.has_tokenizer = has_tokenizer
         self._has_steps = options.get("per_request_spec_decode_metrics") == "detailed"
         self.llm: Any = LLM(

@@ -11,7 +11,7 @@ from vllm_lmtp.cli.arguments import (
     add_option_argument,
     add_run_arguments,
 )
-from vllm_lmtp.cli.engines import prepare_environment
+from vllm_lmtp.cli.engines import CACHE_GIB, LEAST_CACHE_GIB, prepare_environment
 from vllm_lmtp.cli.measuring import resolve_model, shown_model
 from vllm_lmtp.cli.output import positive_argument, print_progress, stdout_to_stderr
 from vllm_lmtp.cli.results import print_result, write_result
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     quality.check_harness()
     prepare_environment(args.threads)
     os.environ["VLLM_LOGGING_LEVEL"] = "INFO"  # or the drafter would not be heard of
+    os.environ.setdefault(CACHE_GIB, str(LEAST_CACHE_GIB))  # the harness starts engines itself
     if args.output is not None:
         report.check_output(args.output)
     with stdout_to_stderr():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import positive_argument, print_progress
-from vllm_lmtp.cli.speed import add_method_arguments, methods_of, prepare_cache
+from vllm_lmtp.cli.speed import add_method_arguments, methods_of
 
 if TYPE_CHECKING:
     from vllm_lmtp.eval.asking import Questions, Settings
@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LMTPError: the set, the heads or the target is at fault, or plain decoding cannot be served.
     """
-    prepare_cache()
 
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from vllm_lmtp.eval.variants import Variant
 
 CELLS_FILE = "cells.jsonl"
-CACHE_GIB = "2"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -139,17 +137,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
     )
 
 
-def prepare_loads(args: argparse.Namespace) -> None:
-    """What the loads need before vLLM is imported."""
-    args.batch = max(args.streams)
-    prepare_cache()
-
-
-def prepare_cache() -> None:
-    """Room for the highest load; a user's own choice holds."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB)
-
-
 def cells_file(args: argparse.Namespace) -> Path | None:
     """Where cells are kept, beside the results."""
     return None if args.output is None else args.output / CELLS_FILE
@@ -163,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from vllm_lmtp.eval import speed
 
-    prepare_loads(args)
+    args.batch = max(args.streams)
 
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings

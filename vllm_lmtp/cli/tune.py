@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_lmtp.cli.arguments import add_option_argument
 from vllm_lmtp.cli.measuring import add_common, run_measurement
 from vllm_lmtp.cli.output import positive_argument, print_progress
-from vllm_lmtp.cli.speed import add_load_arguments, cells_file, plan_of, prepare_loads
+from vllm_lmtp.cli.speed import add_load_arguments, cells_file, plan_of
 from vllm_lmtp.errors import refuse
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             expected="at least 2, to tell a gain from noise",
             remedy="leave it out",
         )
-    prepare_loads(args)
+    args.batch = max(args.streams)
 
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings
