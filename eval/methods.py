@@ -72,7 +72,7 @@ def builtin_methods(variants: Sequence[Variant]) -> list[Method]:
     lookup = {"num_speculative_tokens": NGRAM_TOKENS, "prompt_lookup_max": 4}
     methods.append(Method("ngram", {"method": "ngram", **lookup, "prompt_lookup_min": 2}))
     missing = None if find_spec("arctic_inference") else "arctic-inference is not installed"
-    # Loads and rounds repeat prompts. Answers it remembers would be the very ones asked for again.
+    # Loads share prompts. Answers it remembers would be the very ones asked for again.
     forgetful = {"method": "suffix", "suffix_decoding_max_cached_requests": 0}
     methods.append(Method("suffix", forgetful, missing))
     return methods
