@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm_lmtp.eval.places import by_place
 from vllm_lmtp.eval.statistics import jackknife, mean
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 BIN = 0.25
 

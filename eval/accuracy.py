@@ -23,7 +23,7 @@ from vllm_lmtp.eval.theory import (
     length_of,
 )
 from vllm_lmtp.eval.trees import best_tree
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 TOPS = (1, 5, 10, 20)
 MOST_TOP = max(TOPS)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_lmtp.checkpoint import read_config
 from vllm_lmtp.cli.engines import Engine, Run
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.sets import EvalPrompt, Loaded
-from vllm_lmtp.hub import resolve_folder
-from vllm_lmtp.tools.tokenizer import has_tokenizer
+from vllm_lmtp.formats.checkpoint import read_config
+from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.formats.tokenizer import has_tokenizer
 from vllm_lmtp.training.prompts import Prompt, encode
 
 STYLES = ("auto", "chat", "raw")

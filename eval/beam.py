@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import Scorer
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import Scorer
 from vllm_lmtp.training.observed_drafts import PlainHeads
 
 LENGTH = "length"

@@ -15,7 +15,7 @@ from vllm_lmtp.cli.engines import LEAST_CACHE_GIB
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.eval.asking import ROOM_FOR_DRAFT, Questions, Settings
 from vllm_lmtp.eval.methods import Method
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.hub import resolve_folder
 
 GIB = 2**30
 BLOCK = 128

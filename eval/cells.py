@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
-from vllm_lmtp.metrics import DRAFT_SECONDS
+from vllm_lmtp.observe.metrics import DRAFT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.cpu_term import speed_up
-from vllm_lmtp.draft_inputs import DraftInputs
 from vllm_lmtp.eval.provenance import provenance
-from vllm_lmtp.heads import LeapHeads
-from vllm_lmtp.lazy_history import LazyHistory
-from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.scorer_tensors import TERMS
-from vllm_lmtp.scorer_weights import build_scorer
-from vllm_lmtp.weights import load_heads
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.formats.scorer_tensors import TERMS
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.lazy_history import LazyHistory
+from vllm_lmtp.runner_v2.draft_inputs import DraftInputs
+from vllm_lmtp.worker.cpu_term import speed_up
+from vllm_lmtp.worker.heads import LeapHeads
+from vllm_lmtp.worker.scorer_weights import build_scorer
+from vllm_lmtp.worker.weights import load_heads
 
 NONE = "none"
 WARM = 3

@@ -16,7 +16,7 @@ from vllm_lmtp.eval.accuracy import MOST_TOP, TOPS, RankedText, summarise
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.eval.variants import Variant
-from vllm_lmtp.read import draft_vocabulary
+from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.tools.backbone import Backbone
 from vllm_lmtp.tools.fitness import check_fit
 from vllm_lmtp.training.loops import loop_start

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.checkpoint import CONFIG_FILE, read_config
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.eval.variants import Variant
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, read_config
+from vllm_lmtp.formats.hub import resolve_folder
 
 PLAIN = "plain"
 NGRAM_TOKENS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vllm_lmtp.leap import LeapSchedule, Source
+from vllm_lmtp.method.leap import LeapSchedule, Source
 
 
 def by_place(

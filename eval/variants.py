@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.hub import resolve_folder
 
 
 @dataclass(frozen=True)

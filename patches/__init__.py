@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import wrapt
 
+from vllm_lmtp.compat import SUPPORTED_VLLM, is_supported
 from vllm_lmtp.patches import (
     async_scheduling,
     cli_args,
@@ -27,7 +28,7 @@ from vllm_lmtp.patches import (
     runner_v2,
     speculative_config,
 )
-from vllm_lmtp.patches.record import SUPPORTED_VLLM, Binding, Patch
+from vllm_lmtp.patches.record import Binding, Patch
 
 __all__ = ["PATCHES", "SUPPORTED_VLLM", "Binding", "Patch", "applied", "apply"]
 
@@ -60,8 +61,6 @@ def apply(vllm_version: str) -> None:
     On an unsupported version only the patches that can refuse it are registered, so vLLM stays as
     it is until lmtp is asked for.
     """
-    from vllm_lmtp.compat import is_supported
-
     for patch in PATCHES:
         if patch.vllm is not None and not is_supported(vllm_version, patch.vllm):
             continue

@@ -11,7 +11,7 @@ SCHEDULER = "vllm.v1.core.sched.scheduler"
 
 def _schedule(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
     output = wrapped(*args, **kwargs)
-    from vllm_lmtp.watch import note_admissions
+    from vllm_lmtp.observe.watch import note_admissions
 
     note_admissions(scheduler, output)
     return output
@@ -19,7 +19,7 @@ def _schedule(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
 
 def _make_stats(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
     stats = wrapped(*args, **kwargs)
-    from vllm_lmtp.watch import note_verdict
+    from vllm_lmtp.observe.watch import note_verdict
 
     note_verdict(scheduler, stats, *args, **kwargs)
     return stats

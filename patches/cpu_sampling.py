@@ -8,7 +8,7 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _expand(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
-    from vllm_lmtp.proposer import LMTPProposer
+    from vllm_lmtp.runner_v1.proposer import LMTPProposer
 
     if not LMTPProposer.in_use:
         wrapped(*args, **kwargs)

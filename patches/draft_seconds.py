@@ -11,7 +11,7 @@ SCHEDULER = "vllm.v1.core.sched.scheduler"
 
 
 def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.clock import carry
+    from vllm_lmtp.worker.clock import carry
 
     output = wrapped(*args, **kwargs)
     carry(runner, output)
@@ -19,7 +19,7 @@ def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _update_from_output(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.clock import collect
+    from vllm_lmtp.worker.clock import collect
 
     collect(scheduler, *args, **kwargs)
     return wrapped(*args, **kwargs)

@@ -9,8 +9,8 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _create_model(wrapped: Any, loader: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.checkpoint import HEAD_TYPE
-    from vllm_lmtp.tensors import OUR_PREFIXES
+    from vllm_lmtp.formats.checkpoint import HEAD_TYPE
+    from vllm_lmtp.formats.tensors import OUR_PREFIXES
 
     model = wrapped(*args, **kwargs)
     model_config = kwargs.get("model_config") or args[1]

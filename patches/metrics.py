@@ -10,7 +10,7 @@ from vllm_lmtp.patches.record import Binding, Patch
 def _for_prometheus(prometheus_class: Any) -> Any:
     from prometheus_client import Histogram
 
-    from vllm_lmtp.metrics import with_leap_metrics
+    from vllm_lmtp.observe.metrics import with_leap_metrics
 
     return with_leap_metrics(prometheus_class, Histogram)
 
@@ -18,7 +18,7 @@ def _for_prometheus(prometheus_class: Any) -> Any:
 def _for_ray(prometheus_class: Any) -> Any:
     from vllm.v1.metrics.ray_wrappers import RayHistogramWrapper
 
-    from vllm_lmtp.metrics import with_leap_metrics
+    from vllm_lmtp.observe.metrics import with_leap_metrics
 
     return with_leap_metrics(prometheus_class, RayHistogramWrapper)
 

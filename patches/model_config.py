@@ -8,7 +8,7 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _create(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.requested import target_overrides
+    from vllm_lmtp.config.requested import target_overrides
 
     engine_args.hf_overrides = target_overrides(
         engine_args.model, engine_args.revision, engine_args.hf_overrides

@@ -10,7 +10,7 @@ RUNNER = "vllm.v1.worker.gpu_model_runner"
 
 
 def _drafter(runner: Any) -> Any:
-    from vllm_lmtp.proposer import LMTPProposer
+    from vllm_lmtp.runner_v1.proposer import LMTPProposer
 
     drafter = getattr(runner, "drafter", None)  # earlier pipeline ranks have none
     return drafter if isinstance(drafter, LMTPProposer) else None

@@ -14,7 +14,8 @@ from typing import Any
 
 import wrapt
 
-SUPPORTED_VLLM = ">=0.32,<0.34"
+from vllm_lmtp.compat import SUPPORTED_VLLM
+
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 

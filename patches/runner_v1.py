@@ -10,7 +10,7 @@ RUNNER = "vllm.v1.worker.gpu_model_runner"
 
 
 def _init(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> None:
-    from vllm_lmtp.proposer import LMTPProposer, as_custom_class, refuse_async
+    from vllm_lmtp.runner_v1.proposer import LMTPProposer, as_custom_class, refuse_async
 
     vllm_config = kwargs.get("vllm_config") or args[0]
     refuse_async(vllm_config)
@@ -22,7 +22,7 @@ def _init(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> None:
 
 
 def _propose(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.proposer import LMTPProposer
+    from vllm_lmtp.runner_v1.proposer import LMTPProposer
 
     if isinstance(runner.drafter, LMTPProposer):
         return runner.drafter.propose(*args, **kwargs)

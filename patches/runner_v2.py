@@ -12,7 +12,7 @@ def _init_speculator(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any
     vllm_config = kwargs.get("vllm_config") or args[0]
     if vllm_config.speculative_config.method != METHOD:
         return wrapped(*args, **kwargs)
-    from vllm_lmtp.speculator import LMTPSpeculator
+    from vllm_lmtp.runner_v2.speculator import LMTPSpeculator
 
     return LMTPSpeculator(*args, **kwargs)
 

@@ -8,7 +8,7 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _create(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.requested import asks_for_lmtp, create_config
+    from vllm_lmtp.config.requested import asks_for_lmtp, create_config
 
     if asks_for_lmtp(engine_args):
         return create_config(wrapped, engine_args, args, kwargs)

@@ -14,9 +14,9 @@ from functools import partial
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.read import block_tensor, draft_vocabulary, output_matrix
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.read import block_tensor, draft_vocabulary, output_matrix
 
 MAX_OFFSET = 12
 MIN_ROWS = 64

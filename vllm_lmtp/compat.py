@@ -10,7 +10,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.patches.record import SUPPORTED_VLLM
+
+SUPPORTED_VLLM = ">=0.32,<0.34"
 
 
 def vllm_version() -> str:

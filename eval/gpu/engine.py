@@ -25,7 +25,7 @@ from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import TARGETS, save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import MARK, run_job
 from vllm_lmtp.eval.gpu.output import save
-from vllm_lmtp.metrics import DRAFT_SECONDS
+from vllm_lmtp.observe.metrics import DRAFT_SECONDS
 
 PROMPT_TOKENS = 64
 PROMPTS = (

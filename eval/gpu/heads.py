@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear, silu
 
-from vllm_lmtp.backward import BackwardDecoder
 from vllm_lmtp.eval.gpu.dimensions import Dimensions
-from vllm_lmtp.head_dtype import QUANTISED, quantise
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.read import dequantised
-from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, Scorer
-from vllm_lmtp.scorer_tensors import MARKOV
+from vllm_lmtp.formats.read import dequantised
+from vllm_lmtp.formats.scorer_tensors import MARKOV
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import MarkovScorer, RecurrentScorer, Scorer
+from vllm_lmtp.worker.head_dtype import QUANTISED, quantise
 
 CHUNK = 8192
 """Rows of a matrix that are made, or multiplied in float64, at once."""
@@ -83,7 +83,7 @@ class RandomHeads:
     def _top(self, rows: torch.Tensor, head: int) -> torch.Tensor:
         if not self.kernels:
             return self.logits(rows, head).argmax(dim=-1)
-        from vllm_lmtp.kernels.product import top_of_rows
+        from vllm_lmtp.worker.kernels.product import top_of_rows
 
         return top_of_rows(self.read(rows, head), self.outputs[head], self.scales[head])[1]
 
@@ -92,7 +92,7 @@ class RandomHeads:
         x, scales = self.read(rows, head), self.scales[head]
         if scales is None:
             return linear(x, self.outputs[head])
-        from vllm_lmtp.kernels.product import logits_of_rows
+        from vllm_lmtp.worker.kernels.product import logits_of_rows
 
         return logits_of_rows(x, self.outputs[head], scales)
 

@@ -15,8 +15,8 @@ from vllm_lmtp.agreement import (
     find_stride,
     head_top_tokens,
 )
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 
 def _peaked(head: int, offset: int, rate: float = 0.5, rest: float = 0.1) -> HeadAgreement:

@@ -11,7 +11,7 @@ import pytest
 
 from vllm_lmtp import __version__
 from vllm_lmtp.cli import main
-from vllm_lmtp.patches.record import SUPPORTED_VLLM
+from vllm_lmtp.compat import SUPPORTED_VLLM
 
 
 def test_importing_the_command_imports_neither_torch_nor_vllm() -> None:

@@ -16,7 +16,7 @@ from tests.tools.gguf_file import HIDDEN, write_gguf
 from tests.tools.models import config_of, write_tensors
 from vllm_lmtp import smollm2
 from vllm_lmtp.cli.questions import QUESTIONS
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.convert import head_fields
 from vllm_lmtp.tools.gguf import write_model
 

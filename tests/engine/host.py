@@ -67,7 +67,7 @@ class Host:
 
     def mistake_drafts(self, on: bool) -> dict[str, Any]:
         """Let Runner V1 hand over other probabilities than drafts were drawn from, or no longer."""
-        from vllm_lmtp.drawing import Drawing
+        from vllm_lmtp.runner_v1.drawing import Drawing
 
         if on:
             right = self.right = Drawing.probabilities

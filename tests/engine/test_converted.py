@@ -13,7 +13,7 @@ from tests.engine.test_chain import check, prompts_of
 from tests.tools.adapters import save_damaged
 from tests.tools.medusa import save_medusa
 from tests.tools.models import succeed
-from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 Served = tuple[Path, dict[str, str]]
 

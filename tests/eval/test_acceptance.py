@@ -7,7 +7,7 @@ import math
 import pytest
 
 from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 LEAP = LeapSchedule(3, 2)
 

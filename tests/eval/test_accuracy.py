@@ -9,7 +9,7 @@ import torch
 
 from tests.chain import VOCAB, Chain, make_chain
 from vllm_lmtp.eval.accuracy import RankedText, chain, coverage, summarise
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 
 def ranked(made: Chain, start: int, prompt: int, answer: int, best: int = 20) -> RankedText:

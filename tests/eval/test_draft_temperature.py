@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from tests import scoring
 from tests.chain import VOCAB, embeddings, make_chain, save_chain
 from tests.kept import keep_rows
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.eval.draft_temperature import BEST, main, measure
-from vllm_lmtp.read import draft_vocabulary
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.training.kept_rows import read_answers
 
 LOW, WARM = 0.25, 6.0

@@ -11,13 +11,13 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.eval.gpu import draft, engine
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import cause, run_job
-from vllm_lmtp.head_dtype import FP8, held_matrix
-from vllm_lmtp.scorer_tensors import TERMS
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.scorer_tensors import TERMS
+from vllm_lmtp.worker.head_dtype import FP8, held_matrix
 
 
 def test_the_draft_alone(tmp_path: Path) -> None:

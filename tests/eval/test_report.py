@@ -17,7 +17,7 @@ from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
 from vllm_lmtp.eval.accuracy import summarise as summarise_heads
 from vllm_lmtp.eval.provenance import provenance
 from vllm_lmtp.eval.statistics import share
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 LEAP = LeapSchedule(2, 2)
 FACTS = {

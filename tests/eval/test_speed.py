@@ -20,7 +20,7 @@ from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
 from vllm_lmtp.eval.rates import compare, over_rounds, summarise
 from vllm_lmtp.eval.speed import Plan, differences, turned
 from vllm_lmtp.eval.variants import read_variants
-from vllm_lmtp.metrics import DRAFT_SECONDS
+from vllm_lmtp.observe.metrics import DRAFT_SECONDS
 
 
 def test_speed_up_and_where_a_step_goes() -> None:

@@ -28,7 +28,6 @@ from tests.chain import (
 )
 from tests.kept import keep_rows
 from tests.tools.models import fields, succeed
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.cli import main
 from vllm_lmtp.eval.beam import Beam, parse_beam, search
 from vllm_lmtp.eval.sweep import (
@@ -44,8 +43,9 @@ from vllm_lmtp.eval.sweep import (
     sweep,
     tables,
 )
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import MarkovScorer, Scorer, SuccessorTable
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import MarkovScorer, Scorer, SuccessorTable
 from vllm_lmtp.tools.successors import no_pairs
 from vllm_lmtp.training.kept_rows import read_answers
 from vllm_lmtp.training.observed_drafts import PlainHeads

@@ -13,7 +13,7 @@ from vllm_lmtp.eval.theory import (
     fit_attenuation,
     length_of,
 )
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 
 def test_stride_2_reads_each_head_twice() -> None:

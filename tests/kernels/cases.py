@@ -11,7 +11,7 @@ import pytest
 import torch
 import triton
 
-from vllm_lmtp.kernels.product import logits_of_rows, top_of_rows
+from vllm_lmtp.worker.kernels.product import logits_of_rows, top_of_rows
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

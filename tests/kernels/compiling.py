@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
-from vllm_lmtp.kernels import product
+from vllm_lmtp.worker.kernels import product
 
 SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB a block may take, by compute capability (CUDA C++ Programming Guide, table of features)."""

@@ -10,11 +10,11 @@ import triton
 
 from tests.unit import folders
 from tests.world import one_process_world  # noqa: F401
-from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.head_dtype import QUANTISED
-from vllm_lmtp.heads import LeapHeads
-from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.weights import load_heads
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.worker.head_dtype import QUANTISED
+from vllm_lmtp.worker.heads import LeapHeads
+from vllm_lmtp.worker.weights import load_heads
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 HIDDEN, VOCAB = 40, 160

@@ -57,7 +57,7 @@ def speculative_config_has_the_fields_we_set(vllm: Sources) -> None:
 
 
 def every_option_we_refuse_exists(vllm: Sources) -> None:
-    from vllm_lmtp.config import UNSUPPORTED
+    from vllm_lmtp.config.fit import UNSUPPORTED
 
     for field in (*(rule.field for rule in UNSUPPORTED), "draft_tensor_parallel_size"):
         vllm.find("vllm.config.speculative", f"SpeculativeConfig.{field}")
@@ -85,7 +85,7 @@ def runner_v1_hands_our_proposer_what_it_takes(vllm: Sources) -> None:
     theirs = vllm.parameters(
         "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.propose_draft_token_ids"
     )
-    assert theirs == OURS.parameters("vllm_lmtp.proposer", "LMTPProposer.propose")
+    assert theirs == OURS.parameters("vllm_lmtp.runner_v1.proposer", "LMTPProposer.propose")
 
 
 def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
@@ -94,7 +94,7 @@ def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
 
 def runner_v2_hands_our_speculator_what_it_takes(vllm: Sources) -> None:
     theirs = vllm.parameters(f"{SPEC_DECODE}.speculator", "BaseSpeculator.propose")
-    ours = OURS.parameters("vllm_lmtp.speculator", "LMTPSpeculator.propose")
+    ours = OURS.parameters("vllm_lmtp.runner_v2.speculator", "LMTPSpeculator.propose")
     by_position = ours.index("seeds") + 1
     assert ours[:by_position] == theirs[:by_position]
     assert set(ours[by_position:]) <= set(theirs)
@@ -161,7 +161,7 @@ def runner_v2_gives_slots_where_we_watch(vllm: Sources) -> None:
 def scheduler_judges_drafts_as_our_watch_expects(vllm: Sources) -> None:
     scheduler = "vllm.v1.core.sched.scheduler"
     theirs = vllm.parameters(scheduler, "Scheduler.make_spec_decoding_stats")
-    ours = OURS.parameters("vllm_lmtp.watch", "note_verdict")
+    ours = OURS.parameters("vllm_lmtp.observe.watch", "note_verdict")
     # Ours: scheduler, the returned stats, the stats passed in (vLLM passes them by position).
     assert theirs[0] == "self"
     assert theirs[2:] == ours[3:]
@@ -195,7 +195,7 @@ def runners_return_what_carries_draft_times(vllm: Sources) -> None:
         "vllm.v1.worker.gpu.async_utils"
     )
     parameters = vllm.parameters("vllm.v1.core.sched.scheduler", "Scheduler.update_from_output")
-    ours = OURS.parameters("vllm_lmtp.clock", "collect")
+    ours = OURS.parameters("vllm_lmtp.worker.clock", "collect")
     assert parameters == ["self", *ours[1:]]
     vllm.find("vllm.v1.core.sched.output", "SchedulerOutput.num_spec_tokens_to_schedule")
 

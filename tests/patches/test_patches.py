@@ -213,5 +213,10 @@ def test_nothing_heavy_is_imported_and_nothing_is_logged(
 ) -> None:
     ours, _ = with_and_without
     assert ours["loud"] == []
-    heavy = {"vllm_lmtp.heads", "vllm_lmtp.spec_config", "vllm_lmtp.proposer", "vllm_lmtp.history"}
+    heavy = {
+        "vllm_lmtp.worker.heads",
+        "vllm_lmtp.config.spec_config",
+        "vllm_lmtp.runner_v1.proposer",
+        "vllm_lmtp.method.history",
+    }
     assert heavy.isdisjoint(ours["ours"])

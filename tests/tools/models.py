@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
-from vllm_lmtp.checkpoint import INDEX_FILE
 from vllm_lmtp.cli import main
+from vllm_lmtp.formats.checkpoint import INDEX_FILE
 from vllm_lmtp.training.heads import LeapHeads
 
 EMBEDDED = Path(__file__).parents[2] / "vllm_lmtp" / "checkpoints" / "tiny"

@@ -25,9 +25,9 @@ from tests.chain import (
 )
 from tests.kept import keep_rows
 from tests.tools.models import config_of, fields, tensors_of
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli import main
-from vllm_lmtp.confidence import Confidence
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.tools.cuts import cut_at
 from vllm_lmtp.tools.reliability import expected_error, fit_line, reliability
 from vllm_lmtp.training.kept_rows import Answer, read_answers

@@ -26,8 +26,8 @@ from tests.tools.models import (
     write_tensors,
 )
 from vllm_lmtp.agreement import find_stride, measure
-from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.backbone import Backbone
 
 

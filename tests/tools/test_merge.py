@@ -24,7 +24,7 @@ from tests.tools.models import (
     succeed,
     tensors_of,
 )
-from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 L_PROJ = "base_model__model__heads__heads__0__resblock__0__l_proj"
 

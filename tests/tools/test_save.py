@@ -22,8 +22,9 @@ from tests.tools.models import (
     tensors_of,
 )
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.tools import files, save
-from vllm_lmtp.tools.files import fetch, read_weights
+from vllm_lmtp.formats import files
+from vllm_lmtp.formats.files import fetch, read_weights
+from vllm_lmtp.tools import save
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import torch
 from tests.chain import make_chain, save_chain
 from tests.tools.models import EMBEDDED, config_of, fields, succeed, tensors_of
 from tests.unscored import without_scorer
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli import main
-from vllm_lmtp.scorer_weights import build_scorer
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.tools import successors
 from vllm_lmtp.tools.successors import count_successors
+from vllm_lmtp.worker.scorer_weights import build_scorer
 
 VOCAB = 23
 TEXT = "Once upon a time, there was a little girl. She had a little dog. The dog was big. " * 20

@@ -12,8 +12,8 @@ pytest.importorskip("datasets")
 
 from safetensors.torch import save_file  # noqa: E402
 
-from vllm_lmtp.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
+from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.training.config import HeadsConfig  # noqa: E402
 from vllm_lmtp.training.draft_vocab import DraftVocab  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402

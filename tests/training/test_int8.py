@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vllm_lmtp.int8 import LARGEST, quantise_rows  # noqa: E402
-from vllm_lmtp.read import dequantised  # noqa: E402
+from vllm_lmtp.formats.int8 import LARGEST, quantise_rows  # noqa: E402
+from vllm_lmtp.formats.read import dequantised  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 5, 7)])

@@ -19,8 +19,8 @@ pytest.importorskip("datasets")
 from safetensors.torch import load_file  # noqa: E402
 
 from tests.training import tiny_runs  # noqa: E402
-from vllm_lmtp.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
+from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.tools.merge import merge  # noqa: E402
 from vllm_lmtp.training import stage1, stage2  # noqa: E402
 from vllm_lmtp.training.config import LoraConfig  # noqa: E402

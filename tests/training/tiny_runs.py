@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import yaml
 
+from vllm_lmtp.formats.whole import whole_folder
 from vllm_lmtp.training.backbone import build_model
 from vllm_lmtp.training.config import HeadsConfig, ModelConfig
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import write_plain, write_stage1
-from vllm_lmtp.training.save import whole_folder
 from vllm_lmtp.training.tokenizer import EOS_ID, train_tokenizer
 
 VOCAB, HIDDEN, POSITIONS = 262, 32, 64

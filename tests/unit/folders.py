@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vllm_lmtp.checkpoint import CONFIG_FILE, INDEX_FILE
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, INDEX_FILE
 
 HIDDEN = 4
 VOCAB = 6

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError, Refusal
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 
 def refusals(folder: Path, stride: int | None = None) -> tuple[Refusal, ...]:

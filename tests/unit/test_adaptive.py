@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.confidence import Confidence
-from vllm_lmtp.drafter import Drafter
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.worker.drafter import Drafter
 
 PLACES, HIDDEN, VOCAB = 4, 5, 11
 
@@ -46,7 +46,7 @@ class Votes:
 
 def propose(least: float, lines: list[tuple[float, float]], **options: object) -> torch.Tensor:
     """The confidence [3, PLACES] that the speculator leaves for three requests of four rows."""
-    from vllm_lmtp.speculator import LMTPSpeculator
+    from vllm_lmtp.runner_v2.speculator import LMTPSpeculator
 
     heads = Votes()
     history = History(3, 2, HIDDEN, torch.float32, "cpu")

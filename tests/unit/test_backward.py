@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
 
 
 class TellingHeads:

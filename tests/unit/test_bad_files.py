@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from tests.unit import folders
 from tests.unit.refused import only_refusal
-from vllm_lmtp.checkpoint import CONFIG_FILE, INDEX_FILE, read_config
 from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, INDEX_FILE, read_config
 
 # --- weight files ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.unit import folders
 from tests.unit.refused import only_refusal, refusals
-from vllm_lmtp.checkpoint import CONFIG_FILE
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE
 
 ABSURD = [0, -1, 65, 10**9, "3", 2.5, 2.0, True, None, [2], {"k": 2}, float("inf")]
 

@@ -9,11 +9,11 @@ import torch
 
 from tests.unit import folders
 from tests.unit.refused import only_refusal, refusals
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.scorer import MarkovScorer
-from vllm_lmtp.scorer_tensors import ScorerFacts
-from vllm_lmtp.scorer_weights import build_scorer
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.scorer_tensors import ScorerFacts
+from vllm_lmtp.method.scorer import MarkovScorer
+from vllm_lmtp.worker.scorer_weights import build_scorer
 
 FACTS = {
     "markov": {"kind": "markov"},

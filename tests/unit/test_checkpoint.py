@@ -10,7 +10,7 @@ import torch
 
 from tests.chain import make_chain, save_chain
 from tests.unit import folders
-from vllm_lmtp.checkpoint import (
+from vllm_lmtp.formats.checkpoint import (
     CONFIG_FILE,
     INDEX_FILE,
     is_lmtp_config,
@@ -18,8 +18,8 @@ from vllm_lmtp.checkpoint import (
     read_checkpoint,
     read_config,
 )
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.tensors import required_tensors
+from vllm_lmtp.formats.tensors import required_tensors
+from vllm_lmtp.method.leap import LeapSchedule
 
 
 def test_heads_only_folder(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-from vllm_lmtp import clock, watch
-from vllm_lmtp.metrics import draft_passes
+from vllm_lmtp.observe import watch
+from vllm_lmtp.observe.metrics import draft_passes
+from vllm_lmtp.worker import clock
 
 CPU = torch.device("cpu")
 

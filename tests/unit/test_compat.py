@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vllm_lmtp import compat
+from vllm_lmtp.compat import SUPPORTED_VLLM
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.patches.record import SUPPORTED_VLLM
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from vllm_lmtp.choice import ConfidentBest, Drawn, Meter
-from vllm_lmtp.confidence import Confidence, log_odds, worth_verifying
-from vllm_lmtp.drawing import Drawing
+from vllm_lmtp.method.choice import ConfidentBest, Drawn, Meter
+from vllm_lmtp.method.confidence import Confidence, log_odds, worth_verifying
+from vllm_lmtp.runner_v1.drawing import Drawing
 
 
 @pytest.mark.parametrize("p", [1e-12, 0.01, 0.3, 0.5, 0.9, 0.999])

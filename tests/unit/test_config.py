@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.unit import folders
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.config import MAX_VOCAB, EngineSettings, Target, find_refusals
+from vllm_lmtp.config.fit import MAX_VOCAB, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import Refusal
-from vllm_lmtp.scorer_tensors import ScorerFacts
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.scorer_tensors import ScorerFacts
 
 TARGET = Target("the-target", folders.HIDDEN, folders.VOCAB)
 SETTINGS = EngineSettings(

@@ -7,8 +7,8 @@ import torch
 
 from tests.unit.test_scorer import whole_numbers
 from tests.world import one_process_world  # noqa: F401
-from vllm_lmtp.cpu_term import FEW, speed_up
-from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, rows_of_tokens
+from vllm_lmtp.method.scorer import MarkovScorer, RecurrentScorer, rows_of_tokens
+from vllm_lmtp.worker.cpu_term import FEW, speed_up
 
 VOCAB, ROWS, RANK, HIDDEN, HEADS = 40, 48, 8, 16, 2
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.dashboard import NAME, dashboard, expressions, metric_names
-from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
+from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
 
 SCRAPE = Path(__file__).parents[2] / "configs" / "prometheus" / "prometheus.yaml"
 

@@ -11,13 +11,13 @@ import torch
 from tests.guard import GraphSafe
 from tests.recorder import record_graphs
 from tests.world import one_process_world  # noqa: F401
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.confidence import Confidence
-from vllm_lmtp.drafter import Drafter
-from vllm_lmtp.history import History
-from vllm_lmtp.lazy_history import LazyHistory
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import MarkovScorer, RecurrentScorer, Scorer, SuccessorTable
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.lazy_history import LazyHistory
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import MarkovScorer, RecurrentScorer, Scorer, SuccessorTable
+from vllm_lmtp.worker.drafter import Drafter
 
 HIDDEN, VOCAB, MAX_REQS, SLOTS = 16, 97, 11, 14
 SCORERS = ["none", "markov", "recurrent", "table"]
@@ -53,7 +53,7 @@ def make_decoder(
     kind: str, n_heads: int, stride: int, device: str = "cpu", reduced: bool = True
 ) -> BackwardDecoder:
     """Real heads over random weights, with a draft vocabulary."""
-    from vllm_lmtp.heads import LeapHeads
+    from vllm_lmtp.worker.heads import LeapHeads
 
     seeded = torch.Generator().manual_seed(3)
     ids = torch.arange(VOCAB) * 2 + 1 if reduced else None
@@ -76,7 +76,7 @@ def make_decoder(
 
 
 def make_speculator(decoder: BackwardDecoder, choice: str = "best") -> Any:
-    from vllm_lmtp.speculator import LMTPSpeculator
+    from vllm_lmtp.runner_v2.speculator import LMTPSpeculator
 
     made = object.__new__(LMTPSpeculator)
     made.decoder = decoder
@@ -174,7 +174,7 @@ def test_the_draft_step_can_be_recorded(
 
 @pytest.mark.parametrize(("kind", "choice"), CHOSEN)
 def test_a_choice_can_be_recorded(monkeypatch: pytest.MonkeyPatch, kind: str, choice: str) -> None:
-    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    monkeypatch.setattr("vllm_lmtp.runner_v2.seeded.gumbel_sample", keyed_sample)
     speculator = make_speculator(make_decoder(kind, 3, 2), choice)
     logs = []
     for seed in range(3):
@@ -192,7 +192,7 @@ def test_the_draft_step_runs_without_any_data(
     monkeypatch: pytest.MonkeyPatch, kind: str, choice: str
 ) -> None:
     """Meta tensors hold no values, so whatever asked for one would fail."""
-    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    monkeypatch.setattr("vllm_lmtp.runner_v2.seeded.gumbel_sample", keyed_sample)
     speculator = make_speculator(make_decoder(kind, 3, 2, "meta"), choice)
     step = make_step(5, 0)
     batch = step["input_batch"]
@@ -287,7 +287,7 @@ def test_graphs_choose_as_eager_code_does(
 ) -> None:
     """Tokens drawn by each step's own seeds, positions and temperatures, what they were drawn from,
     and how confident they are; nothing of padded rows reaches a request."""
-    monkeypatch.setattr("vllm_lmtp.seeded.gumbel_sample", keyed_sample)
+    monkeypatch.setattr("vllm_lmtp.runner_v2.seeded.gumbel_sample", keyed_sample)
     eager = make_speculator(make_decoder(kind, 3, 2), choice)
     best = make_speculator(make_decoder(kind, 3, 2))
     graphed = with_graphs(monkeypatch, make_decoder(kind, 3, 2), choice=choice)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tests.unit import folders
-from vllm_lmtp.checkpoint import CONFIG_FILE, INDEX_FILE, read_checkpoint
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.tensors import required_tensors
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, INDEX_FILE, read_checkpoint
+from vllm_lmtp.formats.tensors import required_tensors
 
 pytestmark = pytest.mark.timeout(120)
 WEIGHTS = {"plain": save(folders.heads()), "reduced": save(folders.reduced())} | {

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.unit import folders
-from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.head_dtype import FP8, chosen_dtype, held_matrix, quantise, undone_matrix
-from vllm_lmtp.read import output_matrix
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.read import output_matrix
+from vllm_lmtp.worker.head_dtype import FP8, chosen_dtype, held_matrix, quantise, undone_matrix
 
 BF16 = torch.bfloat16
 

@@ -10,8 +10,8 @@ from torch.nn.functional import linear, silu
 
 from tests.unit import folders
 from tests.world import one_process_world  # noqa: F401
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 HIDDEN = 32
 BF16 = torch.bfloat16
@@ -29,9 +29,9 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], layers: int = 1) -> Pat
 
 
 def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
-    from vllm_lmtp.heads import LeapHeads
-    from vllm_lmtp.read import draft_vocabulary
-    from vllm_lmtp.weights import load_heads
+    from vllm_lmtp.formats.read import draft_vocabulary
+    from vllm_lmtp.worker.heads import LeapHeads
+    from vllm_lmtp.worker.weights import load_heads
 
     found = read_checkpoint(folder)
     heads = LeapHeads(
@@ -112,7 +112,7 @@ def test_kernels_read_16_bit_matrices_for_few_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond them torch is faster; int8 and fp8 can be read by a kernel alone."""
-    from vllm_lmtp import heads as module
+    from vllm_lmtp.worker import heads as module
 
     assert not load(save(tmp_path / "cpu", folders.heads(1, 1, HIDDEN, 64)), BF16).kernels
     monkeypatch.setattr(module, "has_kernels", lambda: True)
@@ -259,13 +259,13 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
             sent.append(part)
             return part.repeat(1, tp_size)
 
-        monkeypatch.setattr("vllm_lmtp.heads.tensor_model_parallel_all_gather", collect)
+        monkeypatch.setattr("vllm_lmtp.worker.heads.tensor_model_parallel_all_gather", collect)
         for heads in ranks:
             call(heads)
         assert len(sent) == tp_size  # one exchange
         gathered = torch.cat(sent, dim=-1)
         monkeypatch.setattr(
-            "vllm_lmtp.heads.tensor_model_parallel_all_gather", lambda part, dim: gathered
+            "vllm_lmtp.worker.heads.tensor_model_parallel_all_gather", lambda part, dim: gathered
         )
         return [call(heads) for heads in ranks]
 

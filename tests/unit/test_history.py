@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_lmtp.history import History
-from vllm_lmtp.lazy_history import MOST, LazyHistory
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.lazy_history import MOST, LazyHistory
 
 SLOTS = 4
 HIDDEN = 2
@@ -154,7 +154,7 @@ def test_steps_without_drafts_leave_no_gap(
 ) -> None:
     """Whatever steps draft, those that do read what the oracle says."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_lmtp.lazy_history.MOST", 12)
+        patch.setattr("vllm_lmtp.method.lazy_history.MOST", 12)
         rig = Rig(stride, kind=kind)
         for (batch, num_padded), drafts in zip(steps, drafting, strict=False):
             rig.step(batch, num_padded, drafts)

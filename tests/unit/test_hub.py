@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.hub import resolve_folder
 
 
 def refuse_download(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -23,11 +23,11 @@ def heavy_modules_after_import(module: str) -> list[str]:
         "vllm_lmtp",
         "vllm_lmtp.plugin",
         "vllm_lmtp.patches",
-        "vllm_lmtp.checkpoint",
-        "vllm_lmtp.config",
-        "vllm_lmtp.hub",
-        "vllm_lmtp.leap",
-        "vllm_lmtp.requested, vllm_lmtp.slots, vllm_lmtp.metrics",
+        "vllm_lmtp.formats.checkpoint",
+        "vllm_lmtp.config.fit",
+        "vllm_lmtp.formats.hub",
+        "vllm_lmtp.method.leap",
+        "vllm_lmtp.config.requested, vllm_lmtp.runner_v1.slots, vllm_lmtp.observe.metrics",
     ],
 )
 def test_import_loads_neither_torch_nor_vllm(module: str) -> None:
@@ -35,4 +35,4 @@ def test_import_loads_neither_torch_nor_vllm(module: str) -> None:
 
 
 def test_the_check_itself_notices_torch() -> None:
-    assert heavy_modules_after_import("vllm_lmtp.history") == ["torch"]
+    assert heavy_modules_after_import("vllm_lmtp.method.history") == ["torch"]

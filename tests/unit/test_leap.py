@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_lmtp.leap import LeapSchedule, Source
+from vllm_lmtp.method.leap import LeapSchedule, Source
 
 SHAPES = [(n, k) for n in range(1, 7) for k in range(1, 7)]
 

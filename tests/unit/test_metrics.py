@@ -12,8 +12,8 @@ import prometheus_client
 import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, SpecDecodingStats
 
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.metrics import (
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.observe.metrics import (
     ACCEPTED,
     COLD,
     DRAFT_SECONDS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vllm_lmtp.patches.no_drafts import _describe, _sample
-from vllm_lmtp.proposer import LMTPProposer
+from vllm_lmtp.runner_v1.proposer import LMTPProposer
 
 
 def sampled(drafter: Any, metadata: Any, **named: Any) -> Any:

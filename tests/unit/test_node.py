@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vllm_lmtp import node
 from vllm_lmtp.errors import LMTPError, refuse
+from vllm_lmtp.observe import node
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_refusals_on_a_worker_name_the_node() -> None:
 
 def test_a_worker_checks_as_it_gets_the_config() -> None:
     """The config is an argument of Ray's actors: unpickling it is the first that runs there."""
-    from vllm_lmtp.spec_config import LMTPSpeculativeConfig
+    from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
 
     def sent(versions: dict[str, str]) -> Any:
         made = object.__new__(LMTPSpeculativeConfig)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.unit import folders
+from vllm_lmtp.config.requested import asks_for_lmtp, target_overrides
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.requested import asks_for_lmtp, target_overrides
 
 
 def engine_args(

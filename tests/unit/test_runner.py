@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from vllm_lmtp.config.spec_config import runner_in_use
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.proposer import refuse_async
-from vllm_lmtp.spec_config import runner_in_use
+from vllm_lmtp.runner_v1.proposer import refuse_async
 
 
 @pytest.mark.parametrize(("forced", "runner"), [(True, 2), (False, 1)])

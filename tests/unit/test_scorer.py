@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import (
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import (
     MarkovScorer,
     RecurrentScorer,
     Scorer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_lmtp.slots import SlotTable
+from vllm_lmtp.runner_v1.slots import SlotTable
 
 IDS = [f"r{i}" for i in range(8)]
 BATCH = 3

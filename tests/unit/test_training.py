@@ -15,15 +15,15 @@ pytest.importorskip("accelerate")
 
 from safetensors import safe_open  # noqa: E402
 
-from vllm_lmtp.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
+from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
+from vllm_lmtp.formats.whole import whole_folder  # noqa: E402
 from vllm_lmtp.training.config import HeadsConfig, ModelConfig  # noqa: E402
 from vllm_lmtp.training.corpus import loops, read_corpus  # noqa: E402
 from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
 from vllm_lmtp.training.loss import stage1_loss, stage2_loss  # noqa: E402
 from vllm_lmtp.training.read_run import read_run  # noqa: E402
 from vllm_lmtp.training.rows import IGNORE, pack  # noqa: E402
-from vllm_lmtp.training.save import whole_folder  # noqa: E402
 from vllm_lmtp.training.trainer import last_checkpoint  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"

@@ -10,7 +10,7 @@ import pytest
 from tests.tools.adapters import save_adapter
 from tests.tools.models import assert_same_tensors, change_config, save_stage1, succeed
 from tests.unit.refused import only_refusal
-from vllm_lmtp.checkpoint import read_checkpoint
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 
 def test_the_command_in_the_remedy_merges_it(tmp_path: Path) -> None:

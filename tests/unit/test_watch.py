@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-from vllm_lmtp import watch
-from vllm_lmtp.metrics import cold_drafts
+from vllm_lmtp.observe import watch
+from vllm_lmtp.observe.metrics import cold_drafts
 
 DRAFTS = 6
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
 from vllm_lmtp.eval.places import by_place
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFTED
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFTED
 
 
 def summarise(schedule: LeapSchedule, run: Run) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if args.first is not None and args.to != "heads":
         args.parser.error("--first goes with --to heads")
     with stdout_to_stderr():
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools import choose, convert, medusa
-        from vllm_lmtp.tools.files import fetch
 
         folder, output, overwrite = fetch(args.input), args.output, args.overwrite
         every = args.every or 1

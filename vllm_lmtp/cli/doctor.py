@@ -71,7 +71,7 @@ def _check_installation() -> list[Check]:
     if any(check.name == "model runner" for check in checks):
         from vllm_lmtp.cli.bindings import check_bindings
         from vllm_lmtp.compat import vllm_version
-        from vllm_lmtp.spec_config import runner_in_use
+        from vllm_lmtp.config.spec_config import runner_in_use
 
         checks += check_bindings(vllm_version(), runner_in_use())
     return checks

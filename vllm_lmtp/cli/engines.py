@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_lmtp.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
+from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
 
 DRAFTS = "vllm:spec_decode_num_drafts"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens"

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: the folder cannot be exported, or the output cannot be written.
     """
     with stdout_to_stderr():
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.export import export
-        from vllm_lmtp.tools.files import fetch
 
         written = export(fetch(args.stage1), args.output, overwrite=args.overwrite)
     print_written(written, args.json)

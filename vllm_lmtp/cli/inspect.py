@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LMTPError: it cannot be read, or could not be served.
     """
-    from vllm_lmtp.cli.contents import describe
+    from vllm_lmtp.formats.contents import describe
 
     facts = describe(args.checkpoint, args.stride)
     if args.json:

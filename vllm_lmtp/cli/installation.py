@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from packaging.version import InvalidVersion, Version
 
 from vllm_lmtp.cli.check import OK, PROBLEM, WARNING, Check
-from vllm_lmtp.patches.record import SUPPORTED_VLLM
+from vllm_lmtp.compat import SUPPORTED_VLLM
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN = "lmtp"
@@ -108,7 +108,7 @@ def _base(text: str) -> str:
 def _platform() -> list[Check]:
     from vllm.platforms import current_platform
 
-    from vllm_lmtp.spec_config import runner_in_use
+    from vllm_lmtp.config.spec_config import runner_in_use
 
     device = current_platform.device_type
     if not device:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: adapter and folder do not fit each other, or the output cannot be written.
     """
     with stdout_to_stderr():
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.merge import merge
 
         written = merge(fetch(args.stage1), args.adapter, args.output, overwrite=args.overwrite)

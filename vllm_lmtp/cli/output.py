@@ -79,7 +79,7 @@ def stride_argument(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: not an integer from 1 to the largest stride served.
     """
-    from vllm_lmtp.checkpoint import MAX_STRIDE
+    from vllm_lmtp.formats.checkpoint import MAX_STRIDE
 
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_STRIDE:
         return int(text)

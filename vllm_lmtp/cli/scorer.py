@@ -146,8 +146,8 @@ def _calibrate(args: argparse.Namespace) -> int:
             picture cannot be written.
     """
     with stdout_to_stderr():
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.confidence import calibrate_confidence, write_calibration
-        from vllm_lmtp.tools.files import fetch
         from vllm_lmtp.tools.reliability_plot import check_drawable, draw
 
         if args.plot is not None:
@@ -176,7 +176,7 @@ def _add(args: argparse.Namespace) -> int:
         LMTPError: a folder cannot be read, or the two do not fit together.
     """
     with stdout_to_stderr():
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.scorer import add_scorer
 
         written = add_scorer(
@@ -193,7 +193,7 @@ def _shrink(args: argparse.Namespace) -> int:
         LMTPError: a folder without such a term, or the output cannot be written.
     """
     with stdout_to_stderr():
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.low_rank import shrink_term
 
         folder = fetch(args.checkpoint)
@@ -211,7 +211,7 @@ def _build(args: argparse.Namespace) -> int:
     if args.tokenizer is not None and args.text is None:
         args.parser.error("--tokenizer goes with --text")
     with stdout_to_stderr():
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.files import fetch
         from vllm_lmtp.tools.scorer import build_table
 
         folder = fetch(args.checkpoint)
@@ -236,7 +236,7 @@ def text_or_answers(args: argparse.Namespace, folder: Path) -> tuple[Path, Itera
     Raises:
         LMTPError: it cannot be read, at the latest when the passages are taken.
     """
-    from vllm_lmtp.tools.files import fetch
+    from vllm_lmtp.formats.files import fetch
     from vllm_lmtp.tools.scorer import passages_of_dataset, passages_of_text
 
     if args.text is None:

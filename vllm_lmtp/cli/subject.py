@@ -10,8 +10,8 @@ from typing import Any
 
 from vllm_lmtp.cli.questions import QUESTIONS
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.tokenizer import has_tokenizer
 from vllm_lmtp.tools.openings import OPENINGS
-from vllm_lmtp.tools.tokenizer import has_tokenizer
 
 EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "tiny"
 

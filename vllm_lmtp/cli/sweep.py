@@ -19,9 +19,9 @@ from vllm_lmtp.cli.results import print_result, write_result
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vllm_lmtp.checkpoint import HeadsCheckpoint
     from vllm_lmtp.eval.beam import Beam
     from vllm_lmtp.eval.sweep import Tally
+    from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
     from vllm_lmtp.tools.successors import Pairs
     from vllm_lmtp.training.kept_rows import Answer
 
@@ -136,11 +136,11 @@ def _run(args: argparse.Namespace) -> int:
     with stdout_to_stderr():
         import torch
 
-        from vllm_lmtp.checkpoint import read_checkpoint
         from vllm_lmtp.eval import report
         from vllm_lmtp.eval.provenance import provenance
         from vllm_lmtp.eval.sweep import candidates, summary, sweep, tables
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.checkpoint import read_checkpoint
+        from vllm_lmtp.formats.files import fetch
 
         torch.set_num_threads(args.threads)
         if args.output is not None:
@@ -181,7 +181,7 @@ def _answers(args: argparse.Namespace, folder: Path) -> tuple[list[Answer], list
     import torch
 
     from vllm_lmtp.cli.scorer import text_or_answers
-    from vllm_lmtp.tools.files import read_folder
+    from vllm_lmtp.formats.files import read_folder
     from vllm_lmtp.training.data import split_held_out
     from vllm_lmtp.training.kept_rows import read_answers
 

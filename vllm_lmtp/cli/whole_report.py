@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.cli.arguments import add_model_arguments, add_run_arguments, add_set_arguments
 from vllm_lmtp.cli.measuring import resolve_model
 from vllm_lmtp.cli.output import positive_argument, print_json, print_progress, stdout_to_stderr
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.hub import resolve_folder
 
 PAGE = "report.md"
 SPEC_BENCH = "spec_bench"
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: the model, its heads or the output folder is at fault.
     """
     with stdout_to_stderr():
+        from vllm_lmtp.config.spec_config import runner_in_use
         from vllm_lmtp.eval import parts, report
         from vllm_lmtp.eval.methods import stamp_of
-        from vllm_lmtp.spec_config import runner_in_use
 
         report.check_output(args.output)
         name = args.model
@@ -150,7 +150,7 @@ def _subject(args: argparse.Namespace, name: str, heads: list[str]) -> list[str]
 
 def _default_set(args: argparse.Namespace) -> str:
     from vllm_lmtp.eval.sets import SETS
-    from vllm_lmtp.tools.tokenizer import has_tokenizer
+    from vllm_lmtp.formats.tokenizer import has_tokenizer
 
     if args.path is not None and (args.path / SETS[SPEC_BENCH].file).is_file():
         return SPEC_BENCH

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.checkpoint import read_header
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
-from vllm_lmtp.tensors import FLOAT_DTYPES, TensorInfo
-from vllm_lmtp.tools.files import Weights, read_tensor
+from vllm_lmtp.formats.checkpoint import read_header
+from vllm_lmtp.formats.files import Weights, read_tensor
+from vllm_lmtp.formats.tensors import FLOAT_DTYPES, TensorInfo
+from vllm_lmtp.formats.unmerged import ADAPTER_CONFIG, ADAPTER_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # Settings that decide about the formula, and the values under which it holds.

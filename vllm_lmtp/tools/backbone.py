@@ -11,8 +11,8 @@ import torch
 
 from vllm_lmtp.agreement import Passage
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.tokenizer import has_tokenizer
 from vllm_lmtp.tools.openings import OPENINGS
-from vllm_lmtp.tools.tokenizer import has_tokenizer
 
 SAMPLES = 8
 SAMPLE_TOKENS = 128

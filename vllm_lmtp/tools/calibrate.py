@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.agreement import Finding, HeadAgreement
-from vllm_lmtp.checkpoint import CONFIG_FILE, HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.errors import LMTPError, refuse
-from vllm_lmtp.hub import resolve_folder
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, HeadsCheckpoint, read_checkpoint, read_config
+from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.tools.fitness import LM_HEAD, check_fit, measure_on_text
-from vllm_lmtp.training.save import write_json
 
 OLD_STRIDE = "skip_token_was"
 

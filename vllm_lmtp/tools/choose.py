@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vllm_lmtp.checkpoint import CONFIG_FILE, MAX_STRIDE, HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.tensors import HEADS_PREFIX, head_of
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, MAX_STRIDE, HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.files import LICENCES, Entry, Weights, read_folder
+from vllm_lmtp.formats.tensors import HEADS_PREFIX, head_of
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.convert import head_fields
-from vllm_lmtp.tools.files import LICENCES, Entry, Weights, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
 
 _HEAD = re.compile(r"(?<=^heads\.heads\.)\d+")

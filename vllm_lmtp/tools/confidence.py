@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.checkpoint import read_checkpoint
-from vllm_lmtp.confidence import Confidence
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.scorer_tensors import CONFIDENCE, FIELD
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.files import read_folder
+from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, FIELD
+from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.tools.cuts import LEAST, Cut, cut_at
-from vllm_lmtp.tools.files import read_folder
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
 from vllm_lmtp.training.distill import DATASET

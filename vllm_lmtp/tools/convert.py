@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoint import (
+from vllm_lmtp.errors import Refusal, raise_refusals, refuse
+from vllm_lmtp.formats.checkpoint import (
     ARCHITECTURE,
     CONFIG_FILE,
     HEAD_TYPE,
@@ -14,11 +15,10 @@ from vllm_lmtp.checkpoint import (
     is_stage1_config,
     read_checkpoint,
 )
-from vllm_lmtp.errors import Refusal, raise_refusals, refuse
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.tensors import HEADS_PREFIX
+from vllm_lmtp.formats.files import LICENCES, Weights, causal_lm_class, is_tied, read_folder
+from vllm_lmtp.formats.tensors import HEADS_PREFIX
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.export import EMBEDDINGS, OUTPUT_MATRIX, read_stage1
-from vllm_lmtp.tools.files import LICENCES, Weights, causal_lm_class, is_tied, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
 
 

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoint import CONFIG_FILE, HeadsCheckpoint, is_stage1_config, read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.tools.files import Entry, Weights, causal_lm_class, is_tied, read_folder
+from vllm_lmtp.formats.checkpoint import (
+    CONFIG_FILE,
+    HeadsCheckpoint,
+    is_stage1_config,
+    read_checkpoint,
+)
+from vllm_lmtp.formats.files import Entry, Weights, causal_lm_class, is_tied, read_folder
 from vllm_lmtp.tools.save import Written, write_folder
 
 # `skip_token_was` is the note that `calibrate --write` leaves.

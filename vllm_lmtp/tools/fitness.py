@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_lmtp.agreement import MAX_OFFSET, Finding, HeadAgreement, agreement, find_stride, measure
-from vllm_lmtp.checkpoint import HeadsCheckpoint
-from vllm_lmtp.config import EngineSettings, Target, find_refusals
+from vllm_lmtp.config.fit import EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import raise_refusals, refuse
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.tools.backbone import Backbone
 
 LM_HEAD = -1

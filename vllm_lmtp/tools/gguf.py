@@ -41,7 +41,7 @@ def write_model(file: Path, output: Path, eos_token: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from vllm_lmtp.training.save import write_json
+    from vllm_lmtp.formats.whole import write_json
     from vllm_lmtp.training.tokenizer import save_tokenizer
 
     source = {"gguf_file": file.name, "trust_remote_code": False}

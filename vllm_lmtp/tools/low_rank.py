@@ -10,14 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.int8 import quantise_rows
-from vllm_lmtp.scorer_tensors import CONFIDENCE, EMBED, FIELD, MARKOV, OUTPUT, tensor_name
-from vllm_lmtp.scorer_weights import term_matrix
-from vllm_lmtp.tensors import INT8, SCORER_PREFIX
-from vllm_lmtp.tools.files import Entry, Weights, read_folder
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.files import Entry, Weights, read_folder
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, EMBED, FIELD, MARKOV, OUTPUT, tensor_name
+from vllm_lmtp.formats.tensors import INT8, SCORER_PREFIX
 from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.worker.scorer_weights import term_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_lmtp import __version__
-from vllm_lmtp.checkpoint import CONFIG_FILE, INDEX_FILE
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.tools.files import COMPANIONS, Entry, companions
-from vllm_lmtp.training.save import whole_folder, write_json
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, INDEX_FILE
+from vllm_lmtp.formats.files import COMPANIONS, Entry, companions
+from vllm_lmtp.formats.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

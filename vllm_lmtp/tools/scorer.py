@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
-from vllm_lmtp.tensors import SCORER_PREFIX
-from vllm_lmtp.tools.files import Entry, read_folder
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.files import Entry, read_folder
+from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.formats.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
+from vllm_lmtp.formats.tensors import SCORER_PREFIX
+from vllm_lmtp.formats.tokenizer import has_tokenizer
 from vllm_lmtp.tools.save import Written, write_folder
 from vllm_lmtp.tools.successors import Pairs, best_successors, no_pairs
-from vllm_lmtp.tools.tokenizer import has_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

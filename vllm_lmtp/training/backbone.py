@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.config import BackboneRun, ModelConfig
 from vllm_lmtp.training.corpus import read_corpus, shard_paths
 from vllm_lmtp.training.layout import round_to_bfloat16, write_plain
 from vllm_lmtp.training.report import model_log, story_samples
 from vllm_lmtp.training.rows import pack
-from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import BOS_ID, EOS_ID, PAD_ID, train_tokenizer
 from vllm_lmtp.training.trainer import last_checkpoint, loss_history, training_arguments
 

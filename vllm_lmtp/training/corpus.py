@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import numbered_lines
 from vllm_lmtp.training.data import split_held_out
-from vllm_lmtp.training.save import numbered_lines
 
 # A text whose 4-word phrases recur this often on average goes round in circles; in the stories
 # the ratio of an ordinary text stays below 1.5.

@@ -20,6 +20,7 @@ from typing import Any
 
 from vllm_lmtp import __version__
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.answers import keep_answers
 from vllm_lmtp.training.corpus import read_records, shard_paths
 from vllm_lmtp.training.distill_config import DistillRun, SelfWritten
@@ -35,7 +36,6 @@ from vllm_lmtp.training.prompts import (
 from vllm_lmtp.training.resume import must_be_as_begun
 from vllm_lmtp.training.sample import ROWS_SUFFIX, sample_in_subprocess
 from vllm_lmtp.training.sample_config import SampleConfig
-from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)

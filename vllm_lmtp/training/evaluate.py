@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.cross_entropy import cross_entropy
 from vllm_lmtp.training.data import Row, pad_rows
 from vllm_lmtp.training.heads import LeapHeads

@@ -1,7 +1,7 @@
 """Leap heads as they are trained: h = x + SiLU(W x + b), then a bias-free output matrix.
 
 Parameter names are those of the reference's checkpoints, so `state_dict` of `LeapHeads` is what
-the file holds (arXiv 2505.17505, section 3; vllm_lmtp/checkpoint.py reads it back).
+the file holds (arXiv 2505.17505, section 3; vllm_lmtp/formats/checkpoint.py reads it back).
 
 Notation: N rows of hidden states, H hidden size, V vocabulary.
 """

@@ -14,15 +14,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vllm_lmtp.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE, INDEX_FILE
-from vllm_lmtp.int8 import quantise_rows
-from vllm_lmtp.scorer_tensors import CARRY, EMBED, MARKOV, OUTPUT, RECURRENT, START, tensor_name
+from vllm_lmtp.formats.checkpoint import ARCHITECTURE, CONFIG_FILE, HEAD_TYPE, INDEX_FILE
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.formats.scorer_tensors import (
+    CARRY,
+    EMBED,
+    MARKOV,
+    OUTPUT,
+    RECURRENT,
+    START,
+    tensor_name,
+)
+from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.markov import MarkovTerm
 from vllm_lmtp.training.recurrent import RecurrentTerm
-from vllm_lmtp.training.save import write_json
 
 OUTPUTS_FILE = "model-00001-of-00002.safetensors"
 REST_FILE = "model-00002-of-00002.safetensors"

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vllm_lmtp.checkpoint import read_checkpoint
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.data import split_held_out
 from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
 from vllm_lmtp.training.draft_vocab import DraftVocab, choose, count_tokens, coverage_of
@@ -35,7 +36,6 @@ from vllm_lmtp.training.report import loss_picture, model_log
 from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
 from vllm_lmtp.training.rows import IGNORE
 from vllm_lmtp.training.rows_accuracy import places_accuracy, rows_accuracy
-from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (
     PartsTrainer,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.training.kept_rows import Answer, load_rows
 
 

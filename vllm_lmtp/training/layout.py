@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from vllm_lmtp.checkpoint import (
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import (
     ARCHITECTURE,
     CONFIG_FILE,
     HEAD_TYPE,
     read_config,
 )
-from vllm_lmtp.errors import refuse
-from vllm_lmtp.tools.files import causal_lm_class
+from vllm_lmtp.formats.files import causal_lm_class
+from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.training.config import HeadsConfig
 from vllm_lmtp.training.heads import LeapHeads
-from vllm_lmtp.training.save import write_json
 from vllm_lmtp.training.tokenizer import save_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"

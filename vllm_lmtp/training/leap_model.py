@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vllm_lmtp.checkpoint import CONFIG_FILE, HeadsCheckpoint
 from vllm_lmtp.errors import Refusal, raise_refusals
-from vllm_lmtp.tensors import HEADS_PREFIX
-from vllm_lmtp.tools.adapter import ADAPTER_CONFIG
-from vllm_lmtp.tools.files import read_tensor
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, HeadsCheckpoint
+from vllm_lmtp.formats.files import read_tensor
+from vllm_lmtp.formats.tensors import HEADS_PREFIX
+from vllm_lmtp.formats.unmerged import ADAPTER_CONFIG
+from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.layout import load_backbone
 from vllm_lmtp.training.loss import stage2_loss
-from vllm_lmtp.training.save import write_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig as PeftLora

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.cross_entropy import cross_entropy
 from vllm_lmtp.training.devices import summed, world_size
 from vllm_lmtp.training.draft_vocab import DraftVocab

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.checkpoint import HeadsCheckpoint
-from vllm_lmtp.confidence import log_odds
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.read import block_tensor, draft_vocabulary, output_matrix
-from vllm_lmtp.scorer import Scorer
-from vllm_lmtp.scorer_weights import build_scorer
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.read import block_tensor, draft_vocabulary, output_matrix
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.confidence import log_odds
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import Scorer
 from vllm_lmtp.training.kept_rows import Answer, load_rows
+from vllm_lmtp.worker.scorer_weights import build_scorer
 
 STEPS = 512
 """Engine steps drafted at once."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.recurrent import RecurrentTerm
 from vllm_lmtp.training.rows import IGNORE

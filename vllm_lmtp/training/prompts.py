@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import numbered_lines
 from vllm_lmtp.training.distill_config import PromptSet, SelfWritten
-from vllm_lmtp.training.save import numbered_lines
 
 SELF_WRITTEN = "self-written"
 NOTHING = "nothing"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from vllm_lmtp import read
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.scorer_tensors import CARRY, EMBED, OUTPUT, RECURRENT, START, TERMS
-from vllm_lmtp.scorer_weights import term_matrix
+from vllm_lmtp.formats import read
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.scorer_tensors import CARRY, EMBED, OUTPUT, RECURRENT, START, TERMS
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.heads import LeapHeads
 from vllm_lmtp.training.markov import MarkovTerm
 from vllm_lmtp.training.recurrent import RecurrentTerm
+from vllm_lmtp.worker.scorer_weights import term_matrix
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.training.devices import is_main
-from vllm_lmtp.training.save import write_json
 
 SETTINGS = "settings.json"
 """Of a run that trains, in the folder of its work."""

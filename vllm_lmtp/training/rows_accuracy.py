@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.draft_vocab import DraftVocab
 from vllm_lmtp.training.kept_rows import Answer, collate
 from vllm_lmtp.training.loss import pairs

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import room_for
 from vllm_lmtp.training.config import BackboneRun, Stage1Run, Stage2Run
 from vllm_lmtp.training.devices import world_size
 from vllm_lmtp.training.distill_config import DistillRun
 from vllm_lmtp.training.heads_config import HeadsRun
 from vllm_lmtp.training.read_run import read_run
-from vllm_lmtp.training.save import room_for
 
 
 def run(
@@ -122,7 +122,7 @@ def _folder(model: str, field: str, path: Path) -> Path:
     """The local folder of a model that a training file names; a Hugging Face id is fetched."""
     folder = Path(os.path.expanduser(model))
     if not folder.is_dir() and model.count("/") == 1 and not model.startswith((".", "~", "/")):
-        from vllm_lmtp.tools.files import fetch
+        from vllm_lmtp.formats.files import fetch
 
         return fetch(model)
     if not (folder / "config.json").is_file():

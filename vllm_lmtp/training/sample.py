@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import numbered_lines, write_json
 from vllm_lmtp.training.devices import alone, in_bfloat16
 from vllm_lmtp.training.parse import parse, read_yaml
 from vllm_lmtp.training.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.sample_config import SampleConfig
-from vllm_lmtp.training.save import numbered_lines, write_json
 
 log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"

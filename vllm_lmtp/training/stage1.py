@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vllm_lmtp.checkpoint import is_lmtp_config, read_config
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.formats.checkpoint import is_lmtp_config, read_config
+from vllm_lmtp.formats.whole import whole_folder, write_json
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.card import model_card
 from vllm_lmtp.training.config import HeadsConfig, Stage1Run
 from vllm_lmtp.training.data import pad_rows
@@ -33,7 +34,6 @@ from vllm_lmtp.training.layout import (
 from vllm_lmtp.training.loss import stage1_loss
 from vllm_lmtp.training.report import loss_picture, model_log, story_samples
 from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
-from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.adapter_card import adapter_card
 from vllm_lmtp.training.config import Stage2Run
 from vllm_lmtp.training.data import Row, pad_rows
@@ -24,7 +25,6 @@ from vllm_lmtp.training.evaluate import head_accuracy, next_token_loss
 from vllm_lmtp.training.leap_model import attach_lora, load_leap_model, save_adapter
 from vllm_lmtp.training.report import loss_picture, model_log
 from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
-from vllm_lmtp.training.save import whole_folder, write_json
 from vllm_lmtp.training.texts import read_texts
 from vllm_lmtp.training.tokenizer import load_tokenizer
 from vllm_lmtp.training.trainer import (

@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.formats.whole import whole_folder
+from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.config import Stage1Run, Stage2Run
 from vllm_lmtp.training.corpus import read_corpus, shard_paths
 from vllm_lmtp.training.data import Record, Row, answer_rows, read_dataset, split_held_out
@@ -14,7 +15,6 @@ from vllm_lmtp.training.devices import main_first
 from vllm_lmtp.training.layout import load_backbone, write_plain
 from vllm_lmtp.training.sample import missing_shards, sample_in_subprocess
 from vllm_lmtp.training.sample_config import SampleConfig
-from vllm_lmtp.training.save import whole_folder
 
 OWN_TEXT = "own_text"
 

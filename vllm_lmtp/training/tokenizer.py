@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.training.save import write_json
+from vllm_lmtp.formats.whole import write_json
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
@@ -86,7 +86,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     from vllm_lmtp.errors import refuse
-    from vllm_lmtp.tools.tokenizer import has_tokenizer
+    from vllm_lmtp.formats.tokenizer import has_tokenizer
 
     if not has_tokenizer(str(folder)):
         raise refuse(

@@ -19,4 +19,4 @@ if "LMTP_TEST_EXCHANGES" in os.environ:
 
         module.tensor_model_parallel_all_gather = noting
 
-    wrapt.register_post_import_hook(_note, "vllm_lmtp.heads")
+    wrapt.register_post_import_hook(_note, "vllm_lmtp.worker.heads")

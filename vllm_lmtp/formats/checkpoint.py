@@ -21,9 +21,8 @@ from reprlib import repr as shown
 from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals, refuse
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer_tensors import SCORER_TENSORS, ScorerFacts, ScorerSizes, read_scorer
-from vllm_lmtp.tensors import (
+from vllm_lmtp.formats.scorer_tensors import SCORER_TENSORS, ScorerFacts, ScorerSizes, read_scorer
+from vllm_lmtp.formats.tensors import (
     D2T,
     KNOWN_TENSORS,
     OUR_PREFIXES,
@@ -35,7 +34,8 @@ from vllm_lmtp.tensors import (
     output_sizes,
     unfit_tensors,
 )
-from vllm_lmtp.unmerged import refuse_adapter
+from vllm_lmtp.formats.unmerged import refuse_adapter
+from vllm_lmtp.method.leap import LeapSchedule
 
 HEAD_TYPE = "lmtp"
 ARCHITECTURE = "LMTPModel"

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.metrics import add_cold_draft, add_draft_passes
+from vllm_lmtp.observe.metrics import add_cold_draft, add_draft_passes
 
 logger = init_logger("vllm.lmtp")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from safetensors import safe_open
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.tensors import D2T, INT8, block_name, output_name, scale_name
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.tensors import D2T, INT8, block_name, output_name, scale_name
 
 EVERYTHING = slice(None)
 

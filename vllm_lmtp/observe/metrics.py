@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.leap import LeapSchedule
+from vllm_lmtp.method.leap import LeapSchedule
 
 DRAFTED = "vllm:lmtp_num_draft_tokens"
 ACCEPTED = "vllm:lmtp_num_accepted_tokens"

@@ -15,7 +15,7 @@ from torch import nn
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.platforms import current_platform
 
-from vllm_lmtp.scorer import MarkovScorer, Scorer
+from vllm_lmtp.method.scorer import MarkovScorer, Scorer
 
 FEW = 2
 """Rows up to which the transposed matrix is faster; measured with eval/draft_cost.py."""

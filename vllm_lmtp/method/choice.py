@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from vllm_lmtp.confidence import Confidence
+from vllm_lmtp.method.confidence import Confidence
 
 Choose = Callable[[torch.Tensor, int], torch.Tensor]
 """(scores [R, S], place) -> [R] int64, the target tokens drafted at that place."""

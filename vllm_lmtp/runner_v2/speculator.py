@@ -12,12 +12,12 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.choice import Choose
-from vllm_lmtp.confidence import worth_verifying
-from vllm_lmtp.draft_graph import DraftGraphs
-from vllm_lmtp.drafter import Drafter, build_drafter
-from vllm_lmtp.seeded import SeededDraw
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.choice import Choose
+from vllm_lmtp.method.confidence import worth_verifying
+from vllm_lmtp.runner_v2.draft_graph import DraftGraphs
+from vllm_lmtp.runner_v2.seeded import SeededDraw
+from vllm_lmtp.worker.drafter import Drafter, build_drafter
 
 
 class LMTPSpeculator(DraftModelSpeculator):

@@ -13,7 +13,7 @@ from reprlib import repr as shown
 from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import Refusal
-from vllm_lmtp.tensors import FLOAT_DTYPES, INT8, TensorInfo
+from vllm_lmtp.formats.tensors import FLOAT_DTYPES, INT8, TensorInfo
 
 MARKOV, RECURRENT, TABLE = "markov", "recurrent", "table"
 EMBED, OUTPUT, START, CARRY = "embed", "output", "start", "carry"

@@ -25,7 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.platforms import current_platform
 from vllm.triton_utils import HAS_TRITON
 
-from vllm_lmtp.head_dtype import QUANTISED
+from vllm_lmtp.worker.head_dtype import QUANTISED
 
 HALVES = (torch.bfloat16, torch.float16)
 FEW_ROWS = 64
@@ -224,7 +224,7 @@ class LeapHeads(nn.Module):
         output = self.output(head)
         shard = output.shard_indices
         if self.scales:
-            from vllm_lmtp.kernels.product import logits_of_rows
+            from vllm_lmtp.worker.kernels.product import logits_of_rows
 
             return logits_of_rows(x, output.weight, self.scales[head], shard.num_org_elements)
         logits = output.quant_method.apply(output, x)
@@ -263,7 +263,7 @@ class LeapHeads(nn.Module):
         self, rows: torch.Tensor, head: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `_mass_of_shard`, without writing logits."""
-        from vllm_lmtp.kernels.product import top_of_rows
+        from vllm_lmtp.worker.kernels.product import top_of_rows
 
         output = self.output(head)
         shard = output.shard_indices

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.history import History, Rows
+from vllm_lmtp.method.history import History, Rows
 
 MOST = 8
 """Steps kept. All requests that run are in nearly every step; pipeline stages take turns."""

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.read import dequantised, draft_vocabulary, finite, read_tensor
-from vllm_lmtp.scorer import (
-    MarkovScorer,
-    RecurrentScorer,
-    Scorer,
-    SuccessorTable,
-    local_successors,
-    rows_of_tokens,
-)
-from vllm_lmtp.scorer_tensors import (
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.read import dequantised, draft_vocabulary, finite, read_tensor
+from vllm_lmtp.formats.scorer_tensors import (
     CARRY,
     EMBED,
     IDS,
@@ -26,7 +18,15 @@ from vllm_lmtp.scorer_tensors import (
     TABLE,
     tensor_name,
 )
-from vllm_lmtp.tensors import INT8
+from vllm_lmtp.formats.tensors import INT8
+from vllm_lmtp.method.scorer import (
+    MarkovScorer,
+    RecurrentScorer,
+    Scorer,
+    SuccessorTable,
+    local_successors,
+    rows_of_tokens,
+)
 
 
 def build_scorer(

@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError
 from vllm.config import ModelConfig, SpeculativeConfig
 from vllm.config.utils import config
 
-from vllm_lmtp.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.config import WHERE, EngineSettings, Target, find_refusals
+from vllm_lmtp.config.fit import WHERE, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
-from vllm_lmtp.hub import resolve_folder
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.node import check_versions, versions
+from vllm_lmtp.formats.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
+from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.observe.node import check_versions, versions
 from vllm_lmtp.plugin import register
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.checkpoint import HEAD_TYPE, is_lmtp_config, is_stage1_config, read_config
 from vllm_lmtp.compat import check_vllm
-from vllm_lmtp.config import WHERE
+from vllm_lmtp.config.fit import WHERE
 from vllm_lmtp.errors import LMTPError, refuse
+from vllm_lmtp.formats.checkpoint import HEAD_TYPE, is_lmtp_config, is_stage1_config, read_config
 
 ENGINE_ARGS = ("async_scheduling", "download_dir", "kv_sharing_fast_prefill")
 """Arguments of the engine that the check of the speculative config must know."""
@@ -68,7 +68,7 @@ def create_config(wrapped: Any, engine_args: Any, args: Any, kwargs: Any) -> Any
     check_vllm()
     import vllm.engine.arg_utils as arg_utils
 
-    from vllm_lmtp.spec_config import LMTPSpeculativeConfig, as_lmtp_error, runner_in_use
+    from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig, as_lmtp_error, runner_in_use
 
     engine_args.speculative_config = {
         **(engine_args.speculative_config or {}),

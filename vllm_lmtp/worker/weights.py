@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.head_dtype import held_matrix, undone_matrix
-from vllm_lmtp.heads import LeapHeads
-from vllm_lmtp.read import block_tensor, finite, read_tensor
-from vllm_lmtp.tensors import block_name
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.read import block_tensor, finite, read_tensor
+from vllm_lmtp.formats.tensors import block_name
+from vllm_lmtp.worker.head_dtype import held_matrix, undone_matrix
+from vllm_lmtp.worker.heads import LeapHeads
 
 
 def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint, asked: str = "auto") -> None:

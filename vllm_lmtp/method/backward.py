@@ -15,10 +15,10 @@ from typing import Protocol
 
 import torch
 
-from vllm_lmtp.choice import Choose, ConfidentBest
-from vllm_lmtp.history import History
-from vllm_lmtp.leap import LeapSchedule
-from vllm_lmtp.scorer import Scorer
+from vllm_lmtp.method.choice import Choose, ConfidentBest
+from vllm_lmtp.method.history import History
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.method.scorer import Scorer
 
 
 class Heads(Protocol):

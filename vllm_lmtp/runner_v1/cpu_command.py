@@ -2,7 +2,7 @@
 
 `vllm` asks for the version of a distribution called "vllm" and dies when there is none. This writes
 the few lines of metadata that it looks for, next to vLLM itself, with a record so that
-`pip uninstall vllm` removes them again. Run `python -m vllm_lmtp.cpu_command`.
+`pip uninstall vllm` removes them again. Run `python -m vllm_lmtp.runner_v1.cpu_command`.
 """
 
 from __future__ import annotations

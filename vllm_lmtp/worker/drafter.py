@@ -11,20 +11,20 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_lmtp import __version__
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.choice import Choose, ConfidentBest, Draw, Drawn, Meter
 from vllm_lmtp.compat import vllm_version
-from vllm_lmtp.confidence import Confidence
-from vllm_lmtp.cpu_term import speed_up
+from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.head_dtype import FP8, chosen_dtype
-from vllm_lmtp.heads import LeapHeads, has_kernels
-from vllm_lmtp.lazy_history import LazyHistory
-from vllm_lmtp.node import named, node_name
-from vllm_lmtp.read import draft_vocabulary
-from vllm_lmtp.scorer_weights import build_scorer
-from vllm_lmtp.spec_config import LMTPSpeculativeConfig
-from vllm_lmtp.weights import load_heads
+from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.choice import Choose, ConfidentBest, Draw, Drawn, Meter
+from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.lazy_history import LazyHistory
+from vllm_lmtp.observe.node import named, node_name
+from vllm_lmtp.worker.cpu_term import speed_up
+from vllm_lmtp.worker.head_dtype import FP8, chosen_dtype
+from vllm_lmtp.worker.heads import LeapHeads, has_kernels
+from vllm_lmtp.worker.scorer_weights import build_scorer
+from vllm_lmtp.worker.weights import load_heads
 
 logger = init_logger("vllm.lmtp")
 

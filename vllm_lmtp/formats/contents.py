@@ -8,9 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoint import INDEX_FILE, HeadsCheckpoint, read_checkpoint, read_config
-from vllm_lmtp.hub import resolve_folder
-from vllm_lmtp.tensors import INT8, OUR_PREFIXES, required_tensors
+from vllm_lmtp.formats.checkpoint import INDEX_FILE, HeadsCheckpoint, read_checkpoint, read_config
+from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.formats.tensors import INT8, OUR_PREFIXES, required_tensors
 
 BF16_BYTES = 2
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_lmtp.checkpoint import MAX_VOCAB, HeadsCheckpoint
 from vllm_lmtp.errors import Refusal
+from vllm_lmtp.formats.checkpoint import MAX_VOCAB, HeadsCheckpoint
 
 WHERE = "--speculative-config"
 

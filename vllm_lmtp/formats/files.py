@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.checkpoint import (
+from vllm_lmtp.errors import Refusal, raise_refusals, refuse
+from vllm_lmtp.formats.checkpoint import (
     CONFIG_FILE,
     INDEX_FILE,
     read_config,
     read_header,
     safetensors_files,
 )
-from vllm_lmtp.errors import Refusal, raise_refusals, refuse
-from vllm_lmtp.hub import WANTED_FILES, resolve_folder
-from vllm_lmtp.tensors import OUR_PREFIXES, TensorInfo
+from vllm_lmtp.formats.hub import WANTED_FILES, resolve_folder
+from vllm_lmtp.formats.tensors import OUR_PREFIXES, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

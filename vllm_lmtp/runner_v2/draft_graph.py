@@ -16,9 +16,9 @@ from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.choice import Choose
-from vllm_lmtp.draft_inputs import DraftInputs
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.choice import Choose
+from vllm_lmtp.runner_v2.draft_inputs import DraftInputs
 
 
 class DraftGraphs(CudaGraphManager):

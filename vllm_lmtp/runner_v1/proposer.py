@@ -15,14 +15,14 @@ from torch import nn
 from vllm.config import VllmConfig
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.backward import BackwardDecoder
-from vllm_lmtp.confidence import worth_verifying
-from vllm_lmtp.drafter import Drafter, build_drafter
-from vllm_lmtp.drawing import Drawing
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.slots import SlotTable
+from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.confidence import worth_verifying
+from vllm_lmtp.runner_v1.drawing import Drawing
+from vllm_lmtp.runner_v1.slots import SlotTable
+from vllm_lmtp.worker.drafter import Drafter, build_drafter
 
-CLASS_PATH = "vllm_lmtp.proposer.LMTPProposer"
+CLASS_PATH = "vllm_lmtp.runner_v1.proposer.LMTPProposer"
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from vllm_lmtp.checkpoint import HeadsCheckpoint
-from vllm_lmtp.int8 import quantise_rows
-from vllm_lmtp.read import EVERYTHING, dequantised, finite, output_matrix, read_tensor
-from vllm_lmtp.tensors import INT8, output_name, scale_name
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.formats.read import EVERYTHING, dequantised, finite, output_matrix, read_tensor
+from vllm_lmtp.formats.tensors import INT8, output_name, scale_name
 
 FP8 = torch.float8_e4m3fn
 FP8_TOP = torch.finfo(FP8).max

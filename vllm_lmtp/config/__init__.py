@@ -1,0 +1,1 @@
+"""What vLLM was asked for, and every refusal before a weight loads."""

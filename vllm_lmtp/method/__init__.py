@@ -1,0 +1,1 @@
+"""L-MTP itself: which head fills which place, from which row, with which token. Pure torch."""

@@ -1,0 +1,1 @@
+"""What operators see: metrics, watchful warnings, and which node speaks."""

@@ -1,0 +1,1 @@
+"""The adapter for Model Runner V2, vLLM's default on GPUs."""
