@@ -13,7 +13,7 @@ from vllm_lmtp.eval.sets import EvalPrompt, Loaded
 from vllm_lmtp.formats.checkpoint import read_config
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.tokenizer import has_tokenizer
-from vllm_lmtp.training.prompts import Prompt, encode
+from vllm_lmtp.training.distillation.prompts import Prompt, encode
 
 STYLES = ("auto", "chat", "raw")
 # Drafts that would reach beyond the engine's longest request are cut; no such draft may be.

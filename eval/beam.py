@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.method.scorer import Scorer
-from vllm_lmtp.training.observed_drafts import PlainHeads
+from vllm_lmtp.training.judging.observed_drafts import PlainHeads
 
 LENGTH = "length"
 PRODUCT = "product"

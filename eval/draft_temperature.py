@@ -28,11 +28,11 @@ from vllm_lmtp.eval.sweep import RememberingHeads
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.formats.whole import write_json
-from vllm_lmtp.training.data import split_held_out
-from vllm_lmtp.training.held_answers import check_answers, spread
-from vllm_lmtp.training.kept_rows import Answer, load_rows, read_answers
-from vllm_lmtp.training.layout import output_matrix
-from vllm_lmtp.training.observed_drafts import own_scorer, steps_of
+from vllm_lmtp.training.data.held_answers import check_answers, spread
+from vllm_lmtp.training.data.kept_rows import Answer, load_rows, read_answers
+from vllm_lmtp.training.data.records import split_held_out
+from vllm_lmtp.training.judging.observed_drafts import own_scorer, steps_of
+from vllm_lmtp.training.model.layout import output_matrix
 
 TEMPERATURES = (0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5)
 BEST = "best token"

@@ -19,7 +19,7 @@ from vllm_lmtp.eval.variants import Variant
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.tools.backbone import Backbone
 from vllm_lmtp.tools.fitness import check_fit
-from vllm_lmtp.training.loops import loop_start
+from vllm_lmtp.training.distillation.loops import loop_start
 
 
 def measure(

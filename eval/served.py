@@ -10,7 +10,7 @@ from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.eval.variants import Variant
 from vllm_lmtp.observe.metrics import COLD
-from vllm_lmtp.training.loops import loop_start
+from vllm_lmtp.training.distillation.loops import loop_start
 
 
 def measure(

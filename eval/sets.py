@@ -17,7 +17,7 @@ from typing import Any
 from vllm_lmtp.cli.questions import QUESTIONS
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.tools.openings import OPENINGS
-from vllm_lmtp.training.prompts import file_rows
+from vllm_lmtp.training.distillation.prompts import file_rows
 
 Row = Mapping[str, Any]
 OWN_FILE = "own file"

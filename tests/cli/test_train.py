@@ -19,9 +19,9 @@ def test_train_hands_over_what_was_asked(
         print("a log line")
         return {"config": str(config), "output": str(output), "teacher": teacher}
 
-    module = types.ModuleType("vllm_lmtp.training.run")
+    module = types.ModuleType("vllm_lmtp.training.runs.run")
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm_lmtp.training.run", module)
+    monkeypatch.setitem(sys.modules, "vllm_lmtp.training.runs.run", module)
     config = tmp_path / "tiny.yaml"
     config.write_text("")
     assert main(["train", str(config), "--output", "out", "--json"]) == 0

@@ -18,7 +18,7 @@ import vllm_lmtp
 from tests.chain import Counters
 from tests.engine.client import ROOT, EngineHost, counted, environment
 from tests.oracle import Oracle
-from vllm_lmtp.training.layout import load_backbone
+from vllm_lmtp.training.model.layout import load_backbone
 
 TINY = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
 OPENINGS = ["Once upon a time", "Tom and Lily", "The sun", "One day, a big dog", "Mia had a red"]
@@ -79,7 +79,7 @@ def test_kept_rows_are_what_the_lm_head_reads(kind: str, tmp_path: Path) -> None
         "eager": True,
     }
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
-    program = "vllm_lmtp.training.sample"
+    program = "vllm_lmtp.training.distillation.sample"
     _run([program, TINY, tmp_path, tmp_path / "settings.yaml", 0], *KINDS[kind])
     backbone = load_backbone(TINY)
     for shard in sorted(tmp_path.glob("shard-*.jsonl")):

@@ -20,7 +20,7 @@ from tests.kept import keep_rows
 from vllm_lmtp.eval.draft_temperature import BEST, main, measure
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary
-from vllm_lmtp.training.kept_rows import read_answers
+from vllm_lmtp.training.data.kept_rows import read_answers
 
 LOW, WARM = 0.25, 6.0
 """The chain's votes count 12, so only a high temperature leaves anything to chance."""

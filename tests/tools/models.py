@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 
 from vllm_lmtp.cli import main
 from vllm_lmtp.formats.checkpoint import INDEX_FILE
-from vllm_lmtp.training.heads import LeapHeads
+from vllm_lmtp.training.model.heads import LeapHeads
 
 EMBEDDED = Path(__file__).parents[2] / "vllm_lmtp" / "checkpoints" / "tiny"
 HIDDEN, VOCAB = 32, 61

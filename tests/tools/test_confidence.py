@@ -30,8 +30,8 @@ from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.tools.cuts import cut_at
 from vllm_lmtp.tools.reliability import expected_error, fit_line, reliability
-from vllm_lmtp.training.kept_rows import Answer, read_answers
-from vllm_lmtp.training.observed_drafts import Drafts, drafted, observe
+from vllm_lmtp.training.data.kept_rows import Answer, read_answers
+from vllm_lmtp.training.judging.observed_drafts import Drafts, drafted, observe
 
 
 def kept_rows(folder: Path, chain: Chain, temperatures: list[float]) -> Path:

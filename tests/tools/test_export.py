@@ -22,8 +22,8 @@ from tests.tools.models import (
     tensors_of,
     write_tensors,
 )
-from vllm_lmtp.training.config import HeadsConfig
-from vllm_lmtp.training.layout import round_to_bfloat16, write_stage1
+from vllm_lmtp.training.model.layout import round_to_bfloat16, write_stage1
+from vllm_lmtp.training.settings.stages import HeadsConfig
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

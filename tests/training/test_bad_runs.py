@@ -20,7 +20,7 @@ pytest.importorskip("datasets")
 
 from tests.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
-from vllm_lmtp.training.run import run  # noqa: E402
+from vllm_lmtp.training.runs.run import run  # noqa: E402
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def test_a_model_without_its_weights(folder: Path) -> None:
 def test_heads_that_are_there_are_dropped_and_said(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_lmtp.training.report.STORY_TOKENS", 4)
+    monkeypatch.setattr("vllm_lmtp.training.runs.report.STORY_TOKENS", 4)
     file = tiny_runs.stage1_file(
         folder / "one", backbone=str(folder / "stage1"), optim={"steps": 1}
     )

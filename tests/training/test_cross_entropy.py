@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch.nn.functional import cross_entropy as plain  # noqa: E402
 
-from vllm_lmtp.training.cross_entropy import cross_entropy  # noqa: E402
+from vllm_lmtp.training.model.cross_entropy import cross_entropy  # noqa: E402
 
 VOCAB, HIDDEN = 13, 6
 

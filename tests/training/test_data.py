@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
 
 from vllm_lmtp.errors import LMTPError  # noqa: E402
-from vllm_lmtp.training.data import (  # noqa: E402
+from vllm_lmtp.training.data.records import (  # noqa: E402
     Record,
     Row,
     answer_rows,
@@ -19,7 +19,7 @@ from vllm_lmtp.training.data import (  # noqa: E402
     read_dataset,
     split_held_out,
 )
-from vllm_lmtp.training.rows import IGNORE  # noqa: E402
+from vllm_lmtp.training.data.rows import IGNORE  # noqa: E402
 
 
 def _row(tokens: list[int], prompt_tokens: int, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tests.training import tiny_runs  # noqa: E402
 from vllm_lmtp.training import devices  # noqa: E402
-from vllm_lmtp.training.run import run  # noqa: E402
+from vllm_lmtp.training.runs.run import run  # noqa: E402
 
 TOP = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_two_processes_train_stage_2_as_one_does(tmp_path: Path) -> None:
 def test_two_processes_train_stage_1_as_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_lmtp.training.report.STORY_TOKENS", 4)
+    monkeypatch.setattr("vllm_lmtp.training.runs.report.STORY_TOKENS", 4)
     tiny_runs.save_backbone(tmp_path / "backbone")
     one = run(str(tiny_runs.stage1_file(tmp_path / "one")))
     printed = _launch(tiny_runs.stage1_file(tmp_path / "two", optim={"batch_rows": 2}), 2)

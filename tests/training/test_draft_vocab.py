@@ -7,14 +7,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from vllm_lmtp.errors import LMTPError  # noqa: E402
-from vllm_lmtp.training.draft_vocab import (  # noqa: E402
+from vllm_lmtp.training.data.draft_vocab import (  # noqa: E402
     MULTIPLE,
     DraftVocab,
     choose,
     count_tokens,
     coverage_of,
 )
-from vllm_lmtp.training.rows import IGNORE  # noqa: E402
+from vllm_lmtp.training.data.rows import IGNORE  # noqa: E402
 
 VOCAB = 4 * MULTIPLE
 

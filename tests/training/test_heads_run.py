@@ -14,18 +14,18 @@ from safetensors.torch import save_file  # noqa: E402
 
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
-from vllm_lmtp.training.config import HeadsConfig  # noqa: E402
-from vllm_lmtp.training.draft_vocab import DraftVocab  # noqa: E402
-from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
-from vllm_lmtp.training.heads_config import HeadsRun  # noqa: E402
-from vllm_lmtp.training.heads_folder import write_heads  # noqa: E402
-from vllm_lmtp.training.heads_run import HeadsOnRows  # noqa: E402
-from vllm_lmtp.training.kept_rows import collate, read_answers  # noqa: E402
-from vllm_lmtp.training.markov import MarkovTerm  # noqa: E402
-from vllm_lmtp.training.parse import parse  # noqa: E402
-from vllm_lmtp.training.read_heads import TrainedHeads, read_trained  # noqa: E402
-from vllm_lmtp.training.rows import IGNORE  # noqa: E402
-from vllm_lmtp.training.rows_accuracy import rows_accuracy  # noqa: E402
+from vllm_lmtp.training.data.draft_vocab import DraftVocab  # noqa: E402
+from vllm_lmtp.training.data.kept_rows import collate, read_answers  # noqa: E402
+from vllm_lmtp.training.data.rows import IGNORE  # noqa: E402
+from vllm_lmtp.training.judging.rows_accuracy import rows_accuracy  # noqa: E402
+from vllm_lmtp.training.model.heads import LeapHeads  # noqa: E402
+from vllm_lmtp.training.model.heads_folder import write_heads  # noqa: E402
+from vllm_lmtp.training.model.markov import MarkovTerm  # noqa: E402
+from vllm_lmtp.training.model.read_heads import TrainedHeads, read_trained  # noqa: E402
+from vllm_lmtp.training.runs.heads import HeadsOnRows  # noqa: E402
+from vllm_lmtp.training.settings.heads import HeadsRun  # noqa: E402
+from vllm_lmtp.training.settings.parse import parse  # noqa: E402
+from vllm_lmtp.training.settings.stages import HeadsConfig  # noqa: E402
 
 HIDDEN, VOCAB, END = 8, 11, 10
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vllm_lmtp.training.loops import LENGTH, PERIOD, TIMES, loop_start
+from vllm_lmtp.training.distillation.loops import LENGTH, PERIOD, TIMES, loop_start
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 30, PERIOD])

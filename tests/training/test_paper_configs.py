@@ -10,11 +10,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from vllm_lmtp.training.config import OptimConfig, Stage1Run, Stage2Run  # noqa: E402
-from vllm_lmtp.training.distill_config import DistillRun  # noqa: E402
-from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
-from vllm_lmtp.training.leap_model import LeapModel, attach_lora  # noqa: E402
-from vllm_lmtp.training.read_run import read_run  # noqa: E402
+from vllm_lmtp.training.model.heads import LeapHeads  # noqa: E402
+from vllm_lmtp.training.model.leap_model import LeapModel, attach_lora  # noqa: E402
+from vllm_lmtp.training.settings.distill import DistillRun  # noqa: E402
+from vllm_lmtp.training.settings.read_run import read_run  # noqa: E402
+from vllm_lmtp.training.settings.stages import OptimConfig, Stage1Run, Stage2Run  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 

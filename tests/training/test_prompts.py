@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.training.answers import keep_answers
-from vllm_lmtp.training.distill_config import DistillRun, PromptSet, SelfWritten
-from vllm_lmtp.training.parse import parse
-from vllm_lmtp.training.prompts import (
+from vllm_lmtp.training.distillation.answers import keep_answers
+from vllm_lmtp.training.distillation.prompts import (
     SELF_WRITTEN,
     Prompt,
     encode,
@@ -21,6 +19,8 @@ from vllm_lmtp.training.prompts import (
     read_prompts,
     written_prompts,
 )
+from vllm_lmtp.training.settings.distill import DistillRun, PromptSet, SelfWritten
+from vllm_lmtp.training.settings.parse import parse
 
 
 class Words:

@@ -9,15 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vllm_lmtp.training.config import HeadsConfig  # noqa: E402
-from vllm_lmtp.training.draft_vocab import DraftVocab  # noqa: E402
-from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
-from vllm_lmtp.training.heads_folder import write_heads  # noqa: E402
-from vllm_lmtp.training.heads_run import best_labels  # noqa: E402
-from vllm_lmtp.training.loss import Extras, stage1_loss  # noqa: E402
-from vllm_lmtp.training.read_heads import read_trained  # noqa: E402
-from vllm_lmtp.training.recurrent import RecurrentTerm  # noqa: E402
-from vllm_lmtp.training.rows import IGNORE  # noqa: E402
+from vllm_lmtp.training.data.draft_vocab import DraftVocab  # noqa: E402
+from vllm_lmtp.training.data.rows import IGNORE  # noqa: E402
+from vllm_lmtp.training.model.heads import LeapHeads  # noqa: E402
+from vllm_lmtp.training.model.heads_folder import write_heads  # noqa: E402
+from vllm_lmtp.training.model.loss import Extras, stage1_loss  # noqa: E402
+from vllm_lmtp.training.model.read_heads import read_trained  # noqa: E402
+from vllm_lmtp.training.model.recurrent import RecurrentTerm  # noqa: E402
+from vllm_lmtp.training.runs.heads import best_labels  # noqa: E402
+from vllm_lmtp.training.settings.stages import HeadsConfig  # noqa: E402
 
 HIDDEN, VOCAB, RANK = 5, 9, 3
 IDS = [0, 2, 3, 5, 8]

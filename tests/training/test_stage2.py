@@ -22,16 +22,16 @@ from tests.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.tools.merge import merge  # noqa: E402
-from vllm_lmtp.training import stage1, stage2  # noqa: E402
-from vllm_lmtp.training.config import LoraConfig  # noqa: E402
-from vllm_lmtp.training.leap_model import (  # noqa: E402
+from vllm_lmtp.training.model.leap_model import (  # noqa: E402
     TARGETS,
     LeapModel,
     attach_lora,
     load_leap_model,
     save_adapter,
 )
-from vllm_lmtp.training.run import run  # noqa: E402
+from vllm_lmtp.training.runs import stage1, stage2  # noqa: E402
+from vllm_lmtp.training.runs.run import run  # noqa: E402
+from vllm_lmtp.training.settings.stages import LoraConfig  # noqa: E402
 
 WEIGHTS = "adapter_model.safetensors"
 PROJECTIONS = [
@@ -103,7 +103,7 @@ def test_only_lora_is_trained(folder: Path) -> None:
 
 def test_merging_equals_the_adapter_in_memory(folder: Path) -> None:
     """In float32: every tensor, the logits, and what each head's output matrix reads."""
-    from vllm_lmtp.training.layout import load_backbone
+    from vllm_lmtp.training.model.layout import load_backbone
 
     single = folder / "float32"
     single.mkdir()
@@ -162,7 +162,7 @@ def test_an_interrupted_stage_2_ends_with_the_same_weights(
 def test_an_interrupted_stage_1_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_lmtp.training.report.STORY_TOKENS", 4)
+    monkeypatch.setattr("vllm_lmtp.training.runs.report.STORY_TOKENS", 4)
     tiny_runs.save_backbone(tmp_path / "backbone")
     whole = run(str(tiny_runs.stage1_file(tmp_path / "whole")))
     path = tiny_runs.stage1_file(tmp_path / "parts")

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from vllm_lmtp.formats.whole import whole_folder
-from vllm_lmtp.training.backbone import build_model
-from vllm_lmtp.training.config import HeadsConfig, ModelConfig
-from vllm_lmtp.training.heads import LeapHeads
-from vllm_lmtp.training.layout import write_plain, write_stage1
-from vllm_lmtp.training.tokenizer import EOS_ID, train_tokenizer
+from vllm_lmtp.training.data.tokenizer import EOS_ID, train_tokenizer
+from vllm_lmtp.training.model.heads import LeapHeads
+from vllm_lmtp.training.model.layout import write_plain, write_stage1
+from vllm_lmtp.training.runs.backbone import build_model
+from vllm_lmtp.training.settings.stages import HeadsConfig, ModelConfig
 
 VOCAB, HIDDEN, POSITIONS = 262, 32, 64
 OPTIM = {"lr": 0.01, "warmup": 0.1, "steps": 6, "batch_rows": 4, "save_every": 2}

@@ -18,13 +18,13 @@ from safetensors import safe_open  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.formats.whole import whole_folder  # noqa: E402
-from vllm_lmtp.training.config import HeadsConfig, ModelConfig  # noqa: E402
-from vllm_lmtp.training.corpus import loops, read_corpus  # noqa: E402
-from vllm_lmtp.training.heads import LeapHeads  # noqa: E402
-from vllm_lmtp.training.loss import stage1_loss, stage2_loss  # noqa: E402
-from vllm_lmtp.training.read_run import read_run  # noqa: E402
-from vllm_lmtp.training.rows import IGNORE, pack  # noqa: E402
-from vllm_lmtp.training.trainer import last_checkpoint  # noqa: E402
+from vllm_lmtp.training.data.corpus import loops, read_corpus  # noqa: E402
+from vllm_lmtp.training.data.rows import IGNORE, pack  # noqa: E402
+from vllm_lmtp.training.model.heads import LeapHeads  # noqa: E402
+from vllm_lmtp.training.model.loss import stage1_loss, stage2_loss  # noqa: E402
+from vllm_lmtp.training.runs.trainer import last_checkpoint  # noqa: E402
+from vllm_lmtp.training.settings.read_run import read_run  # noqa: E402
+from vllm_lmtp.training.settings.stages import HeadsConfig, ModelConfig  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 HIDDEN, VOCAB = 6, 11
@@ -208,9 +208,9 @@ def test_a_save_killed_between_its_renames_is_mended(tmp_path: Path) -> None:
 def test_saved_folder_has_the_reference_names(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from vllm_lmtp.training.backbone import build_model
-    from vllm_lmtp.training.layout import load_backbone, write_stage1
-    from vllm_lmtp.training.tokenizer import EOS_ID, train_tokenizer
+    from vllm_lmtp.training.data.tokenizer import EOS_ID, train_tokenizer
+    from vllm_lmtp.training.model.layout import load_backbone, write_stage1
+    from vllm_lmtp.training.runs.backbone import build_model
 
     tokenizer = train_tokenizer(["Once upon a time there was a cat. "] * 9, 262, 32)
     model = build_model(ModelConfig(262, 32, 1, 2, 48, 32)).eval()
@@ -271,7 +271,7 @@ def test_an_unfinished_trainer_checkpoint_is_passed_over(tmp_path: Path) -> None
 
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
-        "import sys, vllm_lmtp.training.run, vllm_lmtp.training.sample;"
+        "import sys, vllm_lmtp.training.runs.run, vllm_lmtp.training.distillation.sample;"
         "assert not {'torch', 'transformers', 'vllm'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

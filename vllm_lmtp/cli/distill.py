@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: the file, a prompt set, the model or an answer is at fault, or a package is
             missing.
     """
-    from vllm_lmtp.training.distill_config import DistillRun
-    from vllm_lmtp.training.read_run import read_run
+    from vllm_lmtp.training.settings.distill import DistillRun
+    from vllm_lmtp.training.settings.read_run import read_run
 
     config = read_run(args.config)
     if not isinstance(config, DistillRun):
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     with stdout_to_stderr():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         try:
-            from vllm_lmtp.training.distill import distill
+            from vllm_lmtp.training.distillation.distill import distill
 
             report = distill(config, args.config, args.data)
         except ModuleNotFoundError as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_lmtp.eval.sweep import Tally
     from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
     from vllm_lmtp.tools.successors import Pairs
-    from vllm_lmtp.training.kept_rows import Answer
+    from vllm_lmtp.training.data.kept_rows import Answer
 
 SIZES = (8, 16, 64, 256)
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2)
@@ -182,8 +182,8 @@ def _answers(args: argparse.Namespace, folder: Path) -> tuple[list[Answer], list
 
     from vllm_lmtp.cli.scorer import text_or_answers
     from vllm_lmtp.formats.files import read_folder
-    from vllm_lmtp.training.data import split_held_out
-    from vllm_lmtp.training.kept_rows import read_answers
+    from vllm_lmtp.training.data.kept_rows import read_answers
+    from vllm_lmtp.training.data.records import split_held_out
 
     end = read_folder(folder)[0].get("eos_token_id")
     end = end if isinstance(end, int) else -1
@@ -204,7 +204,7 @@ def _chosen(
     args: argparse.Namespace, checkpoint: HeadsCheckpoint, held: list[Answer]
 ) -> list[Answer]:
     """The held-out answers that are drafted: greedy ones where there are any, so many as wanted."""
-    from vllm_lmtp.training.held_answers import check_answers, spread
+    from vllm_lmtp.training.data.held_answers import check_answers, spread
 
     greedy = [answer for answer in held if answer.temperature == 0]
     chosen = spread(greedy or held, args.tokens)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         )
     with stdout_to_stderr():
         try:
-            from vllm_lmtp.training.run import run as train
+            from vllm_lmtp.training.runs.run import run as train
         except ModuleNotFoundError as error:
             raise refuse(
                 "vllm_lmtp.training",

@@ -16,10 +16,10 @@ from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.tools.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.tools.save import Written, write_folder
-from vllm_lmtp.training.distill import DATASET
-from vllm_lmtp.training.held_answers import check_answers, spread
-from vllm_lmtp.training.kept_rows import read_answers
-from vllm_lmtp.training.observed_drafts import Observed, drafted, observe
+from vllm_lmtp.training.data.held_answers import check_answers, spread
+from vllm_lmtp.training.data.kept_rows import read_answers
+from vllm_lmtp.training.distillation.distill import DATASET
+from vllm_lmtp.training.judging.observed_drafts import Observed, drafted, observe
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_lmtp.method.confidence import Confidence, worth_verifying
-from vllm_lmtp.training.observed_drafts import Drafts
+from vllm_lmtp.training.judging.observed_drafts import Drafts
 
 LEAST = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

@@ -42,7 +42,7 @@ def write_model(file: Path, output: Path, eos_token: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     from vllm_lmtp.formats.whole import write_json
-    from vllm_lmtp.training.tokenizer import save_tokenizer
+    from vllm_lmtp.training.data.tokenizer import save_tokenizer
 
     source = {"gguf_file": file.name, "trust_remote_code": False}
     try:

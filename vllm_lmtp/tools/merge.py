@@ -10,7 +10,8 @@ from vllm_lmtp.errors import Refusal, raise_refusals, refuse
 from vllm_lmtp.formats.checkpoint import CONFIG_FILE
 from vllm_lmtp.formats.files import Entry, Weights, is_tied
 from vllm_lmtp.formats.tensors import HEADS_PREFIX
-from vllm_lmtp.tools.adapter import ADAPTER_FILE, Adapter, read_adapter
+from vllm_lmtp.formats.unmerged import ADAPTER_FILE
+from vllm_lmtp.tools.adapter import Adapter, read_adapter
 from vllm_lmtp.tools.export import OUTPUT_MATRIX, read_stage1
 from vllm_lmtp.tools.save import Written, write_folder
 

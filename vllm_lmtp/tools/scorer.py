@@ -157,7 +157,7 @@ def passages_of_text(file: Path, model: Path) -> Iterator[Tensor]:
             expected="tokenizer.json, to read a text with",
             remedy="give the target's folder as --tokenizer",
         )
-    from vllm_lmtp.training.tokenizer import load_tokenizer
+    from vllm_lmtp.training.data.tokenizer import load_tokenizer
 
     try:
         text = file.read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Self-distillation: the target answers prompts, and heads learn from its answers."""

@@ -1,0 +1,1 @@
+"""How good heads are on answers that they did not learn from."""

@@ -1,0 +1,39 @@
+"""The Markov term: what the preceding token says about the next, added to a head's logits.
+
+A head guesses a token without knowing the one before it. When the draft is filled left to right
+that token is known, and a low-rank bigram term E[p] W^T corrects the head for it.
+
+Notation: D draft vocabulary, r rank, n heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vllm_lmtp.training.data.draft_vocab import DraftVocab
+
+
+class MarkovTerm(nn.Module):
+    """embed [D + 1, r], the last row for tokens outside the draft vocabulary; output [n, D, r]
+    or, shared by all heads, [D, r], which starts at zero: an untrained term changes nothing.
+    """
+
+    known: Tensor
+
+    def __init__(self, vocab: DraftVocab, rank: int, n_head: int | None) -> None:
+        """n_head: None for one output matrix that all heads share."""
+        super().__init__()
+        size = len(vocab)
+        self.embed = nn.Parameter(torch.randn(size + 1, rank) / rank**0.5)
+        shape = (size, rank) if n_head is None else (n_head, size, rank)
+        self.output = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("known", vocab.draft_ids(unknown=size), persistent=False)
+
+    def embedded(self, previous: Tensor) -> Tensor:
+        """Embeddings [N, r] of int64 target tokens [N]."""
+        return self.embed[self.known[previous]]
+
+    def output_of(self, head: int) -> Tensor:
+        """The output matrix [D, r] of a head."""
+        return self.output if self.output.dim() == 2 else self.output[head]

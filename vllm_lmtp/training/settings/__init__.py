@@ -1,0 +1,1 @@
+"""The training files in configs/train/: their fields, and reading them strictly."""
