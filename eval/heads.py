@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.agreement import MAX_OFFSET, head_best_tokens
 from vllm_lmtp.eval.accuracy import MOST_TOP, TOPS, RankedText, summarise
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.eval.variants import Variant
 from vllm_lmtp.formats.read import draft_vocabulary
-from vllm_lmtp.tools.backbone import Backbone
-from vllm_lmtp.tools.fitness import check_fit
+from vllm_lmtp.tools.fit.agreement import MAX_OFFSET, head_best_tokens
+from vllm_lmtp.tools.fit.backbone import Backbone
+from vllm_lmtp.tools.fit.fitness import check_fit
 from vllm_lmtp.training.distillation.loops import loop_start
 
 

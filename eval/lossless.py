@@ -10,7 +10,7 @@ import torch
 from vllm_lmtp.eval.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.eval.rates import first_difference
 from vllm_lmtp.eval.variants import Variant
-from vllm_lmtp.tools.backbone import Backbone
+from vllm_lmtp.tools.fit.backbone import Backbone
 
 
 def measure(

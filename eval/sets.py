@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.cli.questions import QUESTIONS
+from vllm_lmtp.checkpoints.openings import OPENINGS
+from vllm_lmtp.checkpoints.questions import QUESTIONS
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.tools.openings import OPENINGS
 from vllm_lmtp.training.distillation.prompts import file_rows
 
 Row = Mapping[str, Any]

@@ -24,7 +24,7 @@ from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.method.scorer import Scorer, SuccessorTable, local_successors
-from vllm_lmtp.tools.successors import Pairs, best_successors
+from vllm_lmtp.tools.scorers.successors import Pairs, best_successors
 from vllm_lmtp.training.data.kept_rows import Answer
 from vllm_lmtp.training.judging.observed_drafts import (
     PlainHeads,

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.cli.subject import subject_of
+from vllm_lmtp.checkpoints.subject import subject_of
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import TARGETS, save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import MARK, run_job

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from tests.chain import draft_vocabulary, embeddings, make_chain, save_chain, served
-from vllm_lmtp.agreement import (
+from vllm_lmtp.errors import LMTPError
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.tools.fit.agreement import (
     HeadAgreement,
     Passage,
     agreement,
     find_stride,
     head_top_tokens,
 )
-from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 
 def _peaked(head: int, offset: int, rate: float = 0.5, rest: float = 0.1) -> HeadAgreement:

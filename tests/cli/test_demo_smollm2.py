@@ -14,11 +14,11 @@ import torch
 from tests.cli.command import ROOT, vllm_lmtp
 from tests.tools.gguf_file import HIDDEN, write_gguf
 from tests.tools.models import config_of, write_tensors
-from vllm_lmtp import smollm2
-from vllm_lmtp.cli.questions import QUESTIONS
+from vllm_lmtp.checkpoints import smollm2
+from vllm_lmtp.checkpoints.gguf import write_model
+from vllm_lmtp.checkpoints.questions import QUESTIONS
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.convert import head_fields
-from vllm_lmtp.tools.gguf import write_model
+from vllm_lmtp.tools.folders.convert import head_fields
 
 pytestmark = pytest.mark.engine
 PROMPTS = 3

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chain import HIDDEN, VOCAB, make_chain, save_chain
-from vllm_lmtp.cli.check import OK, PROBLEM, WARNING, Check
-from vllm_lmtp.cli.fitness import Measurement, check_heads
-from vllm_lmtp.tools import backbone
+from vllm_lmtp.tools.doctor.check import OK, PROBLEM, WARNING, Check
+from vllm_lmtp.tools.doctor.heads import Measurement, check_heads
+from vllm_lmtp.tools.fit import backbone
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vllm_lmtp.cli import installation
-from vllm_lmtp.cli.check import OK, PROBLEM, WARNING
+from vllm_lmtp.tools.doctor import installation
+from vllm_lmtp.tools.doctor.check import OK, PROBLEM, WARNING
 
 
 def _version(**known: str) -> Callable[[str], str]:

@@ -27,8 +27,8 @@ def test_every_patch_is_listed_in_every_form(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_binding_that_vllm_lost_is_a_problem() -> None:
-    from vllm_lmtp.cli import bindings
     from vllm_lmtp.patches.record import Binding
+    from vllm_lmtp.tools.doctor import bindings
 
     gone = Binding("json", "JSONDecoder.gone", lambda original: original)
     check = bindings._check("patch x", gone, 1)
@@ -42,8 +42,8 @@ def test_a_binding_that_vllm_lost_is_a_problem() -> None:
 
 @pytest.mark.parametrize(("runner", "status"), [(1, "ok"), (2, "problem")])
 def test_the_other_runner_is_not_needed(runner: int, status: str) -> None:
-    from vllm_lmtp.cli import bindings
     from vllm_lmtp.patches.record import Binding
+    from vllm_lmtp.tools.doctor import bindings
 
     absent = Binding("vllm.v1.worker.gpu.no_such_module", "x", lambda original: original)
     assert bindings._check("patch x", absent, runner).status == status

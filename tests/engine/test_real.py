@@ -18,7 +18,7 @@ from tests.oracle import Oracle
 from tests.reduced import reduce
 from tests.scoring import Scoring
 from tests.unscored import without_scorer
-from vllm_lmtp.tools.successors import count_successors
+from vllm_lmtp.tools.scorers.successors import count_successors
 
 CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"
 OPENINGS = [

@@ -46,7 +46,7 @@ from vllm_lmtp.eval.sweep import (
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.method.scorer import MarkovScorer, Scorer, SuccessorTable
-from vllm_lmtp.tools.successors import no_pairs
+from vllm_lmtp.tools.scorers.successors import no_pairs
 from vllm_lmtp.training.data.kept_rows import read_answers
 from vllm_lmtp.training.judging.observed_drafts import PlainHeads
 

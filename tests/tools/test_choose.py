@@ -11,10 +11,10 @@ import torch
 from tests.chain import make_chain, save_chain
 from tests.reduced import reduce
 from tests.tools.models import EMBEDDED, change_config, config_of, fields, succeed, tensors_of
-from vllm_lmtp.agreement import find_stride, measure
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.backbone import Backbone
+from vllm_lmtp.tools.fit.agreement import find_stride, measure
+from vllm_lmtp.tools.fit.backbone import Backbone
 
 
 @pytest.mark.parametrize(

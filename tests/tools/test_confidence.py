@@ -28,8 +28,8 @@ from tests.tools.models import config_of, fields, tensors_of
 from vllm_lmtp.cli import main
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.tools.cuts import cut_at
-from vllm_lmtp.tools.reliability import expected_error, fit_line, reliability
+from vllm_lmtp.tools.scorers.cuts import cut_at
+from vllm_lmtp.tools.scorers.reliability import expected_error, fit_line, reliability
 from vllm_lmtp.training.data.kept_rows import Answer, read_answers
 from vllm_lmtp.training.judging.observed_drafts import Drafts, drafted, observe
 

@@ -25,10 +25,10 @@ from tests.tools.models import (
     tensors_of,
     write_tensors,
 )
-from vllm_lmtp.agreement import find_stride, measure
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.backbone import Backbone
+from vllm_lmtp.tools.fit.agreement import find_stride, measure
+from vllm_lmtp.tools.fit.backbone import Backbone
 
 
 @pytest.mark.parametrize("kind", ["untied, sharded", "tied", "chain", "reduced", "embedded"])

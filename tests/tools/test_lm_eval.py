@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.cli.command import vllm_lmtp
 from tests.engine.client import ROOT, environment
 from tests.tools.models import EMBEDDED, logits_of, succeed
-from vllm_lmtp.tools.openings import OPENINGS
+from vllm_lmtp.checkpoints.openings import OPENINGS
 
 pytestmark = [
     pytest.mark.engine,

@@ -12,7 +12,7 @@ from tests.chain import make_chain, save_chain
 from tests.scoring import markov
 from tests.tools.models import EMBEDDED, config_of, fields, succeed, tensors_of
 from vllm_lmtp.formats.checkpoint import read_checkpoint
-from vllm_lmtp.tools.low_rank import factors_of_rank
+from vllm_lmtp.tools.scorers.low_rank import factors_of_rank
 from vllm_lmtp.worker.scorer_weights import build_scorer
 
 ROWS, TOKENS, RANK = 31, 23, 12

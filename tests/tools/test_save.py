@@ -24,7 +24,7 @@ from tests.tools.models import (
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats import files
 from vllm_lmtp.formats.files import fetch, read_weights
-from vllm_lmtp.tools import save
+from vllm_lmtp.tools.folders import save
 
 
 @contextmanager

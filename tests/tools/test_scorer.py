@@ -17,8 +17,8 @@ from tests.tools.models import EMBEDDED, config_of, fields, succeed, tensors_of
 from tests.unscored import without_scorer
 from vllm_lmtp.cli import main
 from vllm_lmtp.formats.checkpoint import read_checkpoint
-from vllm_lmtp.tools import successors
-from vllm_lmtp.tools.successors import count_successors
+from vllm_lmtp.tools.scorers import successors
+from vllm_lmtp.tools.scorers.successors import count_successors
 from vllm_lmtp.worker.scorer_weights import build_scorer
 
 VOCAB = 23

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.chain import make_chain, save_chain
 from tests.tools.gguf_file import SPECIAL, write_gguf, write_wheel
 from tests.tools.models import config_of, tensors_of
-from vllm_lmtp import smollm2
+from vllm_lmtp.checkpoints import gguf as gguf_tool
+from vllm_lmtp.checkpoints import smollm2
 from vllm_lmtp.errors import LMTPError, Refusal
-from vllm_lmtp.tools import gguf as gguf_tool
 
 
 @pytest.fixture(scope="module")

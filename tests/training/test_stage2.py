@@ -21,7 +21,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tests.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
-from vllm_lmtp.tools.merge import merge  # noqa: E402
+from vllm_lmtp.tools.folders.merge import merge  # noqa: E402
 from vllm_lmtp.training.model.leap_model import (  # noqa: E402
     TARGETS,
     LeapModel,

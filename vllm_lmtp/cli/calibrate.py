@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_lmtp.cli.output import add_json_flag, print_json, print_table, stdout_to_stderr
 
 if TYPE_CHECKING:
-    from vllm_lmtp.tools.calibrate import Calibration
+    from vllm_lmtp.tools.fit.calibrate import Calibration
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         LMTPError: nothing could be measured, or the picture or config.json cannot be written.
     """
     with stdout_to_stderr():
-        from vllm_lmtp.tools.calibrate import calibrate, check_writable, correct
-        from vllm_lmtp.tools.heatmap import check_drawable, draw
+        from vllm_lmtp.tools.fit.calibrate import calibrate, check_writable, correct
+        from vllm_lmtp.tools.fit.heatmap import check_drawable, draw
 
         if args.plot is not None:
             check_drawable(args.plot)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(found: Calibration, written: bool) -> None:
-    from vllm_lmtp.tools.calibrate import rows
+    from vllm_lmtp.tools.fit.calibrate import rows
 
     cells = []
     for name, rates in rows(found):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vllm_lmtp.checkpoints.subject import chat_prompt
 from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFTS, Run
-from vllm_lmtp.cli.subject import chat_prompt
 
 Answers = Callable[[list[int]], tuple[Run, Run]]
 PROMPT = "you> "

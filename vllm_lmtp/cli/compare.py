@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_lmtp import __version__
+from vllm_lmtp.checkpoints.subject import Subject, chat_prompt, chat_tokenizer
 from vllm_lmtp.cli.acceptance import summarise
 from vllm_lmtp.cli.engines import Engine, Run
 from vllm_lmtp.cli.output import print_progress
-from vllm_lmtp.cli.subject import Subject, chat_prompt, chat_tokenizer
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.tokenizer import has_tokenizer

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--first goes with --to heads")
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools import choose, convert, medusa
+        from vllm_lmtp.tools.folders import choose, convert, medusa
 
         folder, output, overwrite = fetch(args.input), args.output, args.overwrite
         every = args.every or 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 
+from vllm_lmtp.checkpoints.subject import Subject, subject_of
 from vllm_lmtp.cli.arguments import add_dtype_argument
 from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import (
@@ -14,7 +15,6 @@ from vllm_lmtp.cli.output import (
     stdout_to_stderr,
     stride_argument,
 )
-from vllm_lmtp.cli.subject import Subject, subject_of
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -91,10 +91,10 @@ def _compare(args: argparse.Namespace, subject: Subject) -> int:
 def _talk(args: argparse.Namespace, subject: Subject) -> int:
     max_tokens = args.max_tokens or subject.max_tokens
     with stdout_to_stderr():
+        from vllm_lmtp.checkpoints.subject import chat_tokenizer
         from vllm_lmtp.cli.chat import CONTEXT, chat
         from vllm_lmtp.cli.compare import Pair, context
         from vllm_lmtp.cli.engines import Run
-        from vllm_lmtp.cli.subject import chat_tokenizer
 
         tokenizer = chat_tokenizer(subject.model)
         length = context(subject.model, CONTEXT + max_tokens)

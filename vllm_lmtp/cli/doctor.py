@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.cli.check import OK, Check, has_problem
 from vllm_lmtp.cli.output import (
     add_json_flag,
     print_json,
@@ -17,6 +16,7 @@ from vllm_lmtp.cli.output import (
     print_table,
     stdout_to_stderr,
 )
+from vllm_lmtp.tools.doctor.check import OK, Check, has_problem
 
 MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     with stdout_to_stderr():
         checks = _check_installation()
         if args.heads is not None:
-            from vllm_lmtp.cli.fitness import check_heads
+            from vllm_lmtp.tools.doctor.heads import check_heads
 
             print_progress("measuring the heads ...")
             more, measurement = check_heads(args.heads, args.target, args.text)
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_installation() -> list[Check]:
-    from vllm_lmtp.cli.installation import check_installation
+    from vllm_lmtp.tools.doctor.installation import check_installation
 
     print_progress("looking at the installation ...")
     checks = check_installation()
     if any(check.name == "model runner" for check in checks):
-        from vllm_lmtp.cli.bindings import check_bindings
         from vllm_lmtp.compat import vllm_version
         from vllm_lmtp.config.spec_config import runner_in_use
+        from vllm_lmtp.tools.doctor.bindings import check_bindings
 
         checks += check_bindings(vllm_version(), runner_in_use())
     return checks

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.export import export
+        from vllm_lmtp.tools.folders.export import export
 
         written = export(fetch(args.stage1), args.output, overwrite=args.overwrite)
     print_written(written, args.json)

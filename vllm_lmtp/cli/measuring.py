@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_lmtp.checkpoints.subject import EMBEDDED, subject_of
 from vllm_lmtp.cli.arguments import (
     TINY,
     add_model_arguments,
@@ -19,7 +20,6 @@ from vllm_lmtp.cli.arguments import (
 from vllm_lmtp.cli.engines import prepare_environment
 from vllm_lmtp.cli.output import positive_argument, stdout_to_stderr
 from vllm_lmtp.cli.results import print_result, write_result
-from vllm_lmtp.cli.subject import EMBEDDED, subject_of
 
 if TYPE_CHECKING:
     from vllm_lmtp.eval.asking import Questions, Settings

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.merge import merge
+        from vllm_lmtp.tools.folders.merge import merge
 
         written = merge(fetch(args.stage1), args.adapter, args.output, overwrite=args.overwrite)
     print_written(written, args.json)

@@ -147,8 +147,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.confidence import calibrate_confidence, write_calibration
-        from vllm_lmtp.tools.reliability_plot import check_drawable, draw
+        from vllm_lmtp.tools.scorers.confidence import calibrate_confidence, write_calibration
+        from vllm_lmtp.tools.scorers.reliability_plot import check_drawable, draw
 
         if args.plot is not None:
             check_drawable(args.plot)
@@ -177,7 +177,7 @@ def _add(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.scorer import add_scorer
+        from vllm_lmtp.tools.scorers.scorer import add_scorer
 
         written = add_scorer(
             fetch(args.checkpoint), fetch(args.donor), args.output, overwrite=args.overwrite
@@ -194,7 +194,7 @@ def _shrink(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.low_rank import shrink_term
+        from vllm_lmtp.tools.scorers.low_rank import shrink_term
 
         folder = fetch(args.checkpoint)
         written = shrink_term(folder, args.output, args.rank, overwrite=args.overwrite)
@@ -212,7 +212,7 @@ def _build(args: argparse.Namespace) -> int:
         args.parser.error("--tokenizer goes with --text")
     with stdout_to_stderr():
         from vllm_lmtp.formats.files import fetch
-        from vllm_lmtp.tools.scorer import build_table
+        from vllm_lmtp.tools.scorers.scorer import build_table
 
         folder = fetch(args.checkpoint)
         source, passages = text_or_answers(args, folder)
@@ -237,7 +237,7 @@ def text_or_answers(args: argparse.Namespace, folder: Path) -> tuple[Path, Itera
         LMTPError: it cannot be read, at the latest when the passages are taken.
     """
     from vllm_lmtp.formats.files import fetch
-    from vllm_lmtp.tools.scorer import passages_of_dataset, passages_of_text
+    from vllm_lmtp.tools.scorers.scorer import passages_of_dataset, passages_of_text
 
     if args.text is None:
         return args.dataset, passages_of_dataset(args.dataset)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_lmtp.eval.beam import Beam
     from vllm_lmtp.eval.sweep import Tally
     from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
-    from vllm_lmtp.tools.successors import Pairs
+    from vllm_lmtp.tools.scorers.successors import Pairs
     from vllm_lmtp.training.data.kept_rows import Answer
 
 SIZES = (8, 16, 64, 256)
@@ -223,7 +223,7 @@ def _counts(
     """
     from vllm_lmtp.errors import refuse
     from vllm_lmtp.eval.sweep import first_tokens
-    from vllm_lmtp.tools.scorer import counted
+    from vllm_lmtp.tools.scorers.scorer import counted
 
     source, have = (args.text or args.dataset).absolute().name, sum(map(len, passages))
     most = max((n for n in args.counted if n is not None), default=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_lmtp.cli.output import add_json_flag, print_json
 
 if TYPE_CHECKING:
-    from vllm_lmtp.tools.save import Written
+    from vllm_lmtp.tools.folders.save import Written
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

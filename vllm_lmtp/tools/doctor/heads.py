@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_lmtp.cli.check import OK, WARNING, Check, problems
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
-from vllm_lmtp.tools.fitness import Measurement, check_fit, measure_on_text
+from vllm_lmtp.tools.doctor.check import OK, WARNING, Check, problems
+from vllm_lmtp.tools.fit.fitness import Measurement, check_fit, measure_on_text
 
 
 def check_heads(

@@ -16,8 +16,8 @@ from vllm_lmtp.formats.checkpoint import CONFIG_FILE, MAX_HEADS, MAX_STRIDE
 from vllm_lmtp.formats.files import LICENCES, Entry, Weights, read_folder
 from vllm_lmtp.formats.tensors import FLOAT_DTYPES
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.convert import head_fields
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.convert import head_fields
+from vllm_lmtp.tools.folders.save import Written, write_folder
 
 # With one residual block: Medusa's name of each part, and ours.
 PARTS = {

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp.agreement import Passage
+from vllm_lmtp.checkpoints.openings import OPENINGS
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.tokenizer import has_tokenizer
-from vllm_lmtp.tools.openings import OPENINGS
+from vllm_lmtp.tools.fit.agreement import Passage
 
 SAMPLES = 8
 SAMPLE_TOKENS = 128

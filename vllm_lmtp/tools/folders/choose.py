@@ -15,8 +15,8 @@ from vllm_lmtp.formats.checkpoint import CONFIG_FILE, MAX_STRIDE, HeadsCheckpoin
 from vllm_lmtp.formats.files import LICENCES, Entry, Weights, read_folder
 from vllm_lmtp.formats.tensors import HEADS_PREFIX, head_of
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.convert import head_fields
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.convert import head_fields
+from vllm_lmtp.tools.folders.save import Written, write_folder
 
 _HEAD = re.compile(r"(?<=^heads\.heads\.)\d+")
 

@@ -13,9 +13,9 @@ from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import read_folder
 from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, FIELD
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.tools.cuts import LEAST, Cut, cut_at
-from vllm_lmtp.tools.reliability import Bin, expected_error, fit_line, reliability
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.save import Written, write_folder
+from vllm_lmtp.tools.scorers.cuts import LEAST, Cut, cut_at
+from vllm_lmtp.tools.scorers.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.training.data.held_answers import check_answers, spread
 from vllm_lmtp.training.data.kept_rows import read_answers
 from vllm_lmtp.training.distillation.distill import DATASET

@@ -7,8 +7,8 @@ import importlib
 import wrapt
 
 from vllm_lmtp import patches, plugin
-from vllm_lmtp.cli.check import OK, PROBLEM, Check
 from vllm_lmtp.patches.record import Binding
+from vllm_lmtp.tools.doctor.check import OK, PROBLEM, Check
 
 V2_MODULES = "vllm.v1.worker.gpu."
 REMEDY = "report it with both versions; until then use a vLLM of the range that is tested"

@@ -18,8 +18,8 @@ from vllm_lmtp.formats.checkpoint import (
 from vllm_lmtp.formats.files import LICENCES, Weights, causal_lm_class, is_tied, read_folder
 from vllm_lmtp.formats.tensors import HEADS_PREFIX
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.tools.export import EMBEDDINGS, OUTPUT_MATRIX, read_stage1
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.export import EMBEDDINGS, OUTPUT_MATRIX, read_stage1
+from vllm_lmtp.tools.folders.save import Written, write_folder
 
 
 def to_heads(stage1: Path, output: Path, *, overwrite: bool = False) -> Written:

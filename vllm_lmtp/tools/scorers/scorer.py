@@ -13,8 +13,8 @@ from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.formats.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
 from vllm_lmtp.formats.tensors import SCORER_PREFIX
 from vllm_lmtp.formats.tokenizer import has_tokenizer
-from vllm_lmtp.tools.save import Written, write_folder
-from vllm_lmtp.tools.successors import Pairs, best_successors, no_pairs
+from vllm_lmtp.tools.folders.save import Written, write_folder
+from vllm_lmtp.tools.scorers.successors import Pairs, best_successors, no_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor

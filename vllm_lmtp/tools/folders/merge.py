@@ -11,9 +11,9 @@ from vllm_lmtp.formats.checkpoint import CONFIG_FILE
 from vllm_lmtp.formats.files import Entry, Weights, is_tied
 from vllm_lmtp.formats.tensors import HEADS_PREFIX
 from vllm_lmtp.formats.unmerged import ADAPTER_FILE
-from vllm_lmtp.tools.adapter import Adapter, read_adapter
-from vllm_lmtp.tools.export import OUTPUT_MATRIX, read_stage1
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.adapter import Adapter, read_adapter
+from vllm_lmtp.tools.folders.export import OUTPUT_MATRIX, read_stage1
+from vllm_lmtp.tools.folders.save import Written, write_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

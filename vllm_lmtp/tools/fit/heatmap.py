@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.tools.calibrate import Calibration, rows
+from vllm_lmtp.tools.fit.calibrate import Calibration, rows
 
 
 def check_drawable(file: Path) -> None:

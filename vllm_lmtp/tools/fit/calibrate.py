@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.agreement import Finding, HeadAgreement
 from vllm_lmtp.errors import LMTPError, refuse
 from vllm_lmtp.formats.checkpoint import CONFIG_FILE, HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.whole import write_json
-from vllm_lmtp.tools.fitness import LM_HEAD, check_fit, measure_on_text
+from vllm_lmtp.tools.fit.agreement import Finding, HeadAgreement
+from vllm_lmtp.tools.fit.fitness import LM_HEAD, check_fit, measure_on_text
 
 OLD_STRIDE = "skip_token_was"
 

@@ -16,7 +16,7 @@ from vllm_lmtp.formats.files import Entry, Weights, read_folder
 from vllm_lmtp.formats.int8 import quantise_rows
 from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, EMBED, FIELD, MARKOV, OUTPUT, tensor_name
 from vllm_lmtp.formats.tensors import INT8, SCORER_PREFIX
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.save import Written, write_folder
 from vllm_lmtp.worker.scorer_weights import term_matrix
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.cli.questions import QUESTIONS
+from vllm_lmtp.checkpoints.openings import OPENINGS
+from vllm_lmtp.checkpoints.questions import QUESTIONS
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.tokenizer import has_tokenizer
-from vllm_lmtp.tools.openings import OPENINGS
 
-EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "tiny"
+EMBEDDED = Path(__file__).with_name("tiny")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def subject_of(model: str | None, heads: str | None) -> Subject:
     Raises:
         LMTPError: the named model cannot be prepared.
     """
-    from vllm_lmtp import smollm2
+    from vllm_lmtp.checkpoints import smollm2
 
     if model == smollm2.NAME and not os.path.exists(model):
         # Heads of the user's own need no shipped ones.

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_lmtp.agreement import MAX_OFFSET, Finding, HeadAgreement, agreement, find_stride, measure
 from vllm_lmtp.config.fit import EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import raise_refusals, refuse
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
-from vllm_lmtp.tools.backbone import Backbone
+from vllm_lmtp.tools.fit.agreement import (
+    MAX_OFFSET,
+    Finding,
+    HeadAgreement,
+    agreement,
+    find_stride,
+    measure,
+)
+from vllm_lmtp.tools.fit.backbone import Backbone
 
 LM_HEAD = -1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_lmtp.tools.confidence import Calibration
-from vllm_lmtp.tools.heatmap import check_drawable
-from vllm_lmtp.tools.reliability import expected_error
+from vllm_lmtp.tools.fit.heatmap import check_drawable
+from vllm_lmtp.tools.scorers.confidence import Calibration
+from vllm_lmtp.tools.scorers.reliability import expected_error
 
 __all__ = ["check_drawable", "draw"]
 

@@ -14,7 +14,7 @@ from vllm_lmtp.formats.checkpoint import (
     read_checkpoint,
 )
 from vllm_lmtp.formats.files import Entry, Weights, causal_lm_class, is_tied, read_folder
-from vllm_lmtp.tools.save import Written, write_folder
+from vllm_lmtp.tools.folders.save import Written, write_folder
 
 # `skip_token_was` is the note that `calibrate --write` leaves.
 HEAD_KEYS = (

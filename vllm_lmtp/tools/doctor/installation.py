@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from packaging.version import InvalidVersion, Version
 
-from vllm_lmtp.cli.check import OK, PROBLEM, WARNING, Check
 from vllm_lmtp.compat import SUPPORTED_VLLM
+from vllm_lmtp.tools.doctor.check import OK, PROBLEM, WARNING, Check
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN = "lmtp"

@@ -1,0 +1,1 @@
+"""The models this package brings or prepares, and what they are asked."""

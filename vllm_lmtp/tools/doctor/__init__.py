@@ -1,0 +1,1 @@
+"""What `vllm-lmtp doctor` looks at, finding by finding."""

@@ -1,0 +1,1 @@
+"""Whether heads fit a target, and which offset each really predicts."""

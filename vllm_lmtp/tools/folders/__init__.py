@@ -1,0 +1,1 @@
+"""From one checkpoint folder to another: merge, export, convert, choose."""

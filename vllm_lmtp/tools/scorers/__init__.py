@@ -1,0 +1,1 @@
+"""Scorers made, shrunk and calibrated for heads that exist."""
