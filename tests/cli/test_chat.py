@@ -11,8 +11,8 @@ import pytest
 from tests.cli.command import vllm_lmtp
 from tests.tools.models import EMBEDDED
 from vllm_lmtp.cli import main
-from vllm_lmtp.cli.chat import chat
-from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFTS, Run
+from vllm_lmtp.cli.demo.chat import chat
+from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFTS, Run
 
 
 class Words:

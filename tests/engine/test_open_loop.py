@@ -9,8 +9,8 @@ import pytest
 from tests.cli.command import vllm_lmtp
 from tests.oracle import Oracle
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.eval.asking import Settings, encode_prompts
-from vllm_lmtp.eval.sets import load_set
+from vllm_lmtp.eval.prompts.asking import Settings, encode_prompts
+from vllm_lmtp.eval.prompts.sets import load_set
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 REQUESTS, TOKENS = 5, 24

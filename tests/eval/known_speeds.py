@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tests.eval.test_report import FACTS, result
-from vllm_lmtp.eval import methods, tuning
-from vllm_lmtp.eval.cells import Cell
-from vllm_lmtp.eval.rates import summarise
-from vllm_lmtp.eval.tuning import Setting
+from vllm_lmtp.eval.engines import methods
+from vllm_lmtp.eval.engines.cells import Cell
+from vllm_lmtp.eval.measurements import tuning
+from vllm_lmtp.eval.measurements.rates import summarise
+from vllm_lmtp.eval.measurements.tuning import Setting
 
 ANSWERS = ((1, 2, 3, 4), (5, 6, 7, 8))
 PLAIN = Cell(ANSWERS, 2.0, 8)

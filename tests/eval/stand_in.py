@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.cli.engines import ENGINE_STEPS, Run
-from vllm_lmtp.eval.asking import Asked, Questions, Settings
-from vllm_lmtp.eval.process import EngineFailedError
-from vllm_lmtp.eval.sets import EvalPrompt
+from vllm_lmtp.eval.engines.engine import ENGINE_STEPS, Run
+from vllm_lmtp.eval.engines.process import EngineFailedError
+from vllm_lmtp.eval.prompts.asking import Asked, Questions, Settings
+from vllm_lmtp.eval.prompts.sets import EvalPrompt
 
 SETTINGS = Settings(str(EMBEDDED), 16, "float32", 8, 0, "raw")
 QUESTIONS = Questions((Asked(EvalPrompt("a", "g", 0), [1, 2]),), {}, 64)
@@ -50,7 +50,7 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    monkeypatch.setattr("vllm_lmtp.eval.speed.EngineProcess", StandIn)
+    monkeypatch.setattr("vllm_lmtp.eval.measurements.speed.EngineProcess", StandIn)
     monkeypatch.setattr(StandIn, "calls", [])
     monkeypatch.setattr(StandIn, "broken", None)
     monkeypatch.setattr(StandIn, "gain", 1.0)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
+from vllm_lmtp.eval.measurements.acceptance import Request, by_group, loops, summarise
 from vllm_lmtp.method.leap import LeapSchedule
 
 LEAP = LeapSchedule(3, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.chain import VOCAB, Chain, make_chain
-from vllm_lmtp.eval.accuracy import RankedText, chain, coverage, summarise
+from vllm_lmtp.eval.offline.accuracy import RankedText, chain, coverage, summarise
 from vllm_lmtp.method.leap import LeapSchedule
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.eval.test_speed import QUESTIONS, SETTINGS, TURNS
-from vllm_lmtp.eval import speed
-from vllm_lmtp.eval.alive import SPARE, Alive, free_memory
-from vllm_lmtp.eval.methods import Method
-from vllm_lmtp.eval.process import EngineFailedError
+from vllm_lmtp.eval.engines.alive import SPARE, Alive, free_memory
+from vllm_lmtp.eval.engines.methods import Method
+from vllm_lmtp.eval.engines.process import EngineFailedError
+from vllm_lmtp.eval.measurements import speed
 
 
 class Machine:
@@ -98,7 +98,7 @@ def test_an_engine_that_fails_to_warm_up_is_closed(monkeypatch: pytest.MonkeyPat
         def close(self) -> None:
             closed.append("it")
 
-    monkeypatch.setattr("vllm_lmtp.eval.speed.EngineProcess", Dying)
+    monkeypatch.setattr("vllm_lmtp.eval.measurements.speed.EngineProcess", Dying)
     with pytest.raises(EngineFailedError, match="died"):
         speed.measure([Method("plain")], QUESTIONS, SETTINGS, TURNS, None, print)
     assert closed == ["it"]

@@ -10,11 +10,12 @@ import pytest
 
 from tests.eval.stand_in import QUESTIONS, SETTINGS, StandIn
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.cli.engines import CACHE_GIB, Engine, prepare_environment
-from vllm_lmtp.eval import cache, speed
-from vllm_lmtp.eval.asking import Questions, Settings
-from vllm_lmtp.eval.methods import Method
-from vllm_lmtp.eval.speed import Plan
+from vllm_lmtp.eval.engines import cache
+from vllm_lmtp.eval.engines.engine import CACHE_GIB, Engine, prepare_environment
+from vllm_lmtp.eval.engines.methods import Method
+from vllm_lmtp.eval.measurements import speed
+from vllm_lmtp.eval.measurements.speed import Plan
+from vllm_lmtp.eval.prompts.asking import Questions, Settings
 
 PLAIN = Method("plain")
 LLAMA_3_8B = {
@@ -37,7 +38,7 @@ def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def machine(monkeypatch: pytest.MonkeyPatch, gib: int) -> None:
     total = SimpleNamespace(total=gib * 2**30, available=gib * 2**30)
-    monkeypatch.setattr("vllm_lmtp.eval.cache.psutil.virtual_memory", lambda: total)
+    monkeypatch.setattr("vllm_lmtp.eval.engines.cache.psutil.virtual_memory", lambda: total)
 
 
 def asking(model: str, dtype: str = "bfloat16", max_tokens: int = 36) -> Settings:
@@ -114,10 +115,10 @@ def test_every_engine_is_told(stand_in: type[StandIn], monkeypatch: pytest.Monke
     """By a comparison: its loads, its methods."""
     told = []
     monkeypatch.setattr(
-        "vllm_lmtp.eval.speed.EngineProcess",
+        "vllm_lmtp.eval.measurements.speed.EngineProcess",
         lambda job: told.append(job.cache_gib) or stand_in(job),
     )
-    monkeypatch.setattr("vllm_lmtp.eval.cache.token_bytes", lambda model, dtype: 2**24)
+    monkeypatch.setattr("vllm_lmtp.eval.engines.cache.token_bytes", lambda model, dtype: 2**24)
     machine(monkeypatch, 1024)
     plan = Plan((1, 8), 1, least=1, per_stream=1, eager=True, alive=None, threads=1)
     methods = [PLAIN, Method("d", {"method": "draft_model", "model": "x"})]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 
-from vllm_lmtp.eval.choice import STUDENT, choose, choose_cut, lower_bound, schedule
+from vllm_lmtp.eval.measurements.choice import STUDENT, choose, choose_cut, lower_bound, schedule
 
 
 def test_without_noise_the_bound_is_the_value() -> None:

@@ -9,16 +9,16 @@ import pytest
 
 from tests.eval.known_speeds import DRAFTED, PLAIN
 from tests.eval.stand_in import SETTINGS
-from vllm_lmtp.cli.engines import ENGINE_STEPS, Run
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval import speed
-from vllm_lmtp.eval.asking import ROOM_FOR_DRAFT, Asked, Questions
-from vllm_lmtp.eval.contexts import make_room, prompts
-from vllm_lmtp.eval.methods import Method
+from vllm_lmtp.eval.engines.engine import ENGINE_STEPS, Run
+from vllm_lmtp.eval.engines.methods import Method
+from vllm_lmtp.eval.measurements import speed
+from vllm_lmtp.eval.measurements.rates import summarise
+from vllm_lmtp.eval.measurements.speed import Plan
 from vllm_lmtp.eval.pages.speed import speed_ups
-from vllm_lmtp.eval.rates import summarise
-from vllm_lmtp.eval.sets import EvalPrompt
-from vllm_lmtp.eval.speed import Plan
+from vllm_lmtp.eval.prompts.asking import ROOM_FOR_DRAFT, Asked, Questions
+from vllm_lmtp.eval.prompts.contexts import make_room, prompts
+from vllm_lmtp.eval.prompts.sets import EvalPrompt
 
 OWN = ([1, 2, 3], [4, 5], [6])
 
@@ -99,7 +99,7 @@ class SlowOnLongPrompts:
 
 
 def test_every_load_with_every_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_lmtp.eval.speed.EngineProcess", SlowOnLongPrompts)
+    monkeypatch.setattr("vllm_lmtp.eval.measurements.speed.EngineProcess", SlowOnLongPrompts)
     plan = Plan((1, 4), 2, 1, 1, eager=True, alive=None, threads=1, contexts=(8, 16))
     methods = [Method("plain"), Method("lmtp", {"method": "lmtp"})]
     found = speed.measure(methods, questions(), SETTINGS, plan, None, lambda text: None)

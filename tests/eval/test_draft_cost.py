@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.eval import draft_cost
+from vllm_lmtp.eval.measurements import draft_cost
 
 
 def test_every_way_in_every_setting(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_every_way_in_every_setting(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     result = json.loads(output.read_text())
-    assert "python -m vllm_lmtp.eval.draft_cost" in result["provenance"]["command"]
+    assert "python -m vllm_lmtp.eval.measurements.draft_cost" in result["provenance"]["command"]
     runs = result["runs"]
     ways = ("none", "markov, plain product", "markov")
     assert [(r["requests"], r["scorer"]) for r in runs] == [(n, w) for n in (1, 3) for w in ways]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests import scoring
 from tests.chain import VOCAB, embeddings, make_chain, save_chain
 from tests.kept import keep_rows
-from vllm_lmtp.eval.draft_temperature import BEST, main, measure
+from vllm_lmtp.eval.offline.draft_temperature import BEST, main, measure
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.training.data.kept_rows import read_answers

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from tests.chain import VOCAB, draft_vocabulary, embeddings, make_chain, save_chain, served
-from vllm_lmtp.eval.lossless import logit_margin
-from vllm_lmtp.eval.rates import first_difference
+from vllm_lmtp.eval.measurements.lossless import logit_margin
+from vllm_lmtp.eval.measurements.rates import first_difference
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.tools.fit.agreement import head_best_tokens, head_top_tokens
 from vllm_lmtp.tools.fit.backbone import Backbone

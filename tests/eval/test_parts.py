@@ -14,8 +14,9 @@ import pytest
 
 from tests.eval.known_speeds import speed_result
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.cli import main, whole_report
-from vllm_lmtp.eval import parts, report
+from vllm_lmtp.cli import main
+from vllm_lmtp.cli.evaluate import whole_report
+from vllm_lmtp.eval.pages import parts, report
 
 
 def test_parts_hand_over_the_tuned_configuration(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from tests.tools.models import EMBEDDED
-from vllm_lmtp.cli.engines import DRAFT_TOKENS, prepare_environment
-from vllm_lmtp.eval.process import EngineFailedError, EngineProcess, Job
+from vllm_lmtp.eval.engines.engine import DRAFT_TOKENS, prepare_environment
+from vllm_lmtp.eval.engines.process import EngineFailedError, EngineProcess, Job
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]
 CONFIG = {"method": "lmtp", "num_speculative_tokens_per_batch_size": [[1, 8, 2]]}

@@ -13,9 +13,10 @@ import pytest
 from tests.eval.test_report import result
 from tests.tools.models import fields
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval import parts, quality, report
-from vllm_lmtp.eval.methods import Method
-from vllm_lmtp.eval.quality import DRAFTER_LINE, Exam, differences, read_scores
+from vllm_lmtp.eval.engines.methods import Method
+from vllm_lmtp.eval.measurements import quality
+from vllm_lmtp.eval.measurements.quality import DRAFTER_LINE, Exam, differences, read_scores
+from vllm_lmtp.eval.pages import parts, report
 
 METHODS = [Method("plain"), Method("lmtp", {"method": "lmtp"})]
 EXAM = Exam(("gsm8k",), 5, None, True, {"dtype": "float32"})

@@ -12,9 +12,9 @@ from tests.eval.test_accuracy import exact, ranked
 from tests.tools.models import fields, succeed
 from vllm_lmtp.cli import main
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval import report
-from vllm_lmtp.eval.acceptance import Request, by_group, loops, summarise
-from vllm_lmtp.eval.accuracy import summarise as summarise_heads
+from vllm_lmtp.eval.measurements.acceptance import Request, by_group, loops, summarise
+from vllm_lmtp.eval.offline.accuracy import summarise as summarise_heads
+from vllm_lmtp.eval.pages import report
 from vllm_lmtp.eval.provenance import provenance
 from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.method.leap import LeapSchedule

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.tools.models import EMBEDDED, fields, succeed
-from vllm_lmtp.eval import report, scaling
+from vllm_lmtp.eval.offline import scaling
+from vllm_lmtp.eval.pages import report
 
 
 def write_log(folder: Path, tokens: int, top1: float, **changes: Any) -> Path:

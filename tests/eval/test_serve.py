@@ -14,11 +14,13 @@ from tests.eval.test_report import result
 from tests.eval.test_speed import QUESTIONS, SETTINGS
 from tests.tools.models import fields
 from vllm_lmtp.cli import main
-from vllm_lmtp.eval import open_loop, report, servers
-from vllm_lmtp.eval.methods import Method
-from vllm_lmtp.eval.open_loop import ACCEPTANCE, Arrivals
-from vllm_lmtp.eval.process import EngineFailedError
-from vllm_lmtp.eval.servers import Burst, bench_words
+from vllm_lmtp.eval.engines import servers
+from vllm_lmtp.eval.engines.methods import Method
+from vllm_lmtp.eval.engines.process import EngineFailedError
+from vllm_lmtp.eval.engines.servers import Burst, bench_words
+from vllm_lmtp.eval.measurements import open_loop
+from vllm_lmtp.eval.measurements.open_loop import ACCEPTANCE, Arrivals
+from vllm_lmtp.eval.pages import report
 
 
 def said(answer_ms: float, acceptance: float | None = None) -> dict[str, Any]:

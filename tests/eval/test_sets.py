@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval.sets import MULTI_TURN, SETS, SPEC_BENCH_GROUPS, load_set, spread
+from vllm_lmtp.eval.prompts.sets import MULTI_TURN, SETS, SPEC_BENCH_GROUPS, load_set, spread
 
 
 def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

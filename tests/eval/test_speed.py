@@ -13,13 +13,15 @@ import yaml
 from tests.eval.known_speeds import ANSWERS, DRAFTED, PLAIN, speed_result, tune_result
 from tests.eval.stand_in import QUESTIONS, SETTINGS, StandIn
 from tests.tools.models import EMBEDDED, fields, succeed
-from vllm_lmtp.cli.engines import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
 from vllm_lmtp.errors import LMTPError
-from vllm_lmtp.eval import methods, report, speed
-from vllm_lmtp.eval.cells import Cell, CellStore, cell_of, key_of
-from vllm_lmtp.eval.rates import compare, over_rounds, summarise
-from vllm_lmtp.eval.speed import Plan, differences, turned
-from vllm_lmtp.eval.variants import read_variants
+from vllm_lmtp.eval.engines import methods
+from vllm_lmtp.eval.engines.cells import Cell, CellStore, cell_of, key_of
+from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
+from vllm_lmtp.eval.engines.variants import read_variants
+from vllm_lmtp.eval.measurements import speed
+from vllm_lmtp.eval.measurements.rates import compare, over_rounds, summarise
+from vllm_lmtp.eval.measurements.speed import Plan, differences, turned
+from vllm_lmtp.eval.pages import report
 from vllm_lmtp.observe.metrics import DRAFT_SECONDS
 
 

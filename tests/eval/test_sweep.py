@@ -29,8 +29,8 @@ from tests.chain import (
 from tests.kept import keep_rows
 from tests.tools.models import fields, succeed
 from vllm_lmtp.cli import main
-from vllm_lmtp.eval.beam import Beam, parse_beam, search
-from vllm_lmtp.eval.sweep import (
+from vllm_lmtp.eval.offline.beam import Beam, parse_beam, search
+from vllm_lmtp.eval.offline.sweep import (
     NONE,
     OWN,
     TABLE,

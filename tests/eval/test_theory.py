@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vllm_lmtp.eval.theory import (
+from vllm_lmtp.eval.offline.theory import (
     attenuated,
     break_even,
     expected_length,

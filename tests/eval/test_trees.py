@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from vllm_lmtp.eval.trees import best_tree
+from vllm_lmtp.eval.offline.trees import best_tree
 
 
 def value(path: tuple[int, ...], shares: list[list[float]]) -> float:

@@ -11,13 +11,14 @@ from tests.eval.stand_in import QUESTIONS, SETTINGS, StandIn
 from tests.eval.test_report import FACTS, result
 from tests.tools.models import EMBEDDED
 from vllm_lmtp.cli import tune
-from vllm_lmtp.cli.engines import Run
-from vllm_lmtp.eval import report, tuning
-from vllm_lmtp.eval.asking import Asked, Questions
-from vllm_lmtp.eval.sets import EvalPrompt
-from vllm_lmtp.eval.speed import WARM_UP_TOKENS, Plan
-from vllm_lmtp.eval.tuning import Setting
-from vllm_lmtp.eval.variants import read_variants
+from vllm_lmtp.eval.engines.engine import Run
+from vllm_lmtp.eval.engines.variants import read_variants
+from vllm_lmtp.eval.measurements import tuning
+from vllm_lmtp.eval.measurements.speed import WARM_UP_TOKENS, Plan
+from vllm_lmtp.eval.measurements.tuning import Setting
+from vllm_lmtp.eval.pages import report
+from vllm_lmtp.eval.prompts.asking import Asked, Questions
+from vllm_lmtp.eval.prompts.sets import EvalPrompt
 
 
 def test_a_length_must_beat_both_baselines() -> None:

@@ -27,7 +27,7 @@ from vllm_lmtp.cli import (
     tune,
     version,
 )
-from vllm_lmtp.cli.output import add_json_flag, print_refusals
+from vllm_lmtp.cli.shared.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
 COMMANDS = (

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_lmtp.cli.output import add_json_flag, print_json, print_table, stdout_to_stderr
+from vllm_lmtp.cli.shared.output import add_json_flag, print_json, print_table, stdout_to_stderr
 
 if TYPE_CHECKING:
     from vllm_lmtp.tools.fit.calibrate import Calibration

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from vllm_lmtp.cli.output import add_json_flag, print_json, stdout_to_stderr
+from vllm_lmtp.cli.shared.output import add_json_flag, print_json, stdout_to_stderr
 from vllm_lmtp.errors import refuse
 
 

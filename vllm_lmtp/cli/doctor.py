@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.cli.output import (
+from vllm_lmtp.cli.shared.output import (
     add_json_flag,
     print_json,
     print_progress,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vllm_lmtp.cli.output import stdout_to_stderr
-from vllm_lmtp.cli.written import add_output_arguments, print_written
+from vllm_lmtp.cli.shared.output import stdout_to_stderr
+from vllm_lmtp.cli.shared.written import add_output_arguments, print_written
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vllm_lmtp.cli.output import add_json_flag, print_json, print_table, stride_argument
+from vllm_lmtp.cli.shared.output import add_json_flag, print_json, print_table, stride_argument
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from typing import Any
 
-from vllm_lmtp.cli.output import add_json_flag, print_json
+from vllm_lmtp.cli.shared.output import add_json_flag, print_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vllm_lmtp.cli.output import add_json_flag, print_json, stdout_to_stderr
+from vllm_lmtp.cli.shared.output import add_json_flag, print_json, stdout_to_stderr
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.training.devices import is_main
 

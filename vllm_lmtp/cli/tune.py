@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.cli.arguments import add_option_argument
-from vllm_lmtp.cli.measuring import add_common, run_measurement
-from vllm_lmtp.cli.output import positive_argument, print_progress
-from vllm_lmtp.cli.speed import add_load_arguments, cells_file, plan_of
+from vllm_lmtp.cli.evaluate.speed import add_load_arguments, cells_file, plan_of
+from vllm_lmtp.cli.shared.arguments import add_option_argument
+from vllm_lmtp.cli.shared.measuring import add_common, run_measurement
+from vllm_lmtp.cli.shared.output import positive_argument, print_progress
 from vllm_lmtp.errors import refuse
 
 if TYPE_CHECKING:
-    from vllm_lmtp.eval.asking import Questions, Settings
-    from vllm_lmtp.eval.variants import Variant
+    from vllm_lmtp.eval.engines.variants import Variant
+    from vllm_lmtp.eval.prompts.asking import Questions, Settings
 
 CONFIG_FILE = "tuned.yaml"
 HEADER = """\
@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings
     ) -> dict[str, Any]:
-        from vllm_lmtp.eval import tuning
-        from vllm_lmtp.eval.methods import Method
+        from vllm_lmtp.eval.engines.methods import Method
+        from vllm_lmtp.eval.measurements import tuning
 
         if len(variants) != 1:
             raise refuse(
@@ -210,8 +210,8 @@ def _verify(
     settings: Settings,
 ) -> dict[str, Any]:
     """Plain decoding, whole drafts at every load, and the tuned configuration."""
-    from vllm_lmtp.eval import speed
-    from vllm_lmtp.eval.methods import PLAIN, Method
+    from vllm_lmtp.eval.engines.methods import PLAIN, Method
+    from vllm_lmtp.eval.measurements import speed
 
     methods = [
         Method(PLAIN),

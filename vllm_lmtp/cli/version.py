@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from vllm_lmtp import __version__
-from vllm_lmtp.cli.output import print_json
+from vllm_lmtp.cli.shared.output import print_json
 from vllm_lmtp.compat import SUPPORTED_VLLM
 
 _LINE = re.compile(r"""^__version__\s*=[^'"]*['"](.+?)['"]""", re.MULTILINE)

@@ -18,7 +18,7 @@ from vllm.platforms import current_platform
 from vllm_lmtp.method.scorer import MarkovScorer, Scorer
 
 FEW = 2
-"""Rows up to which the transposed matrix is faster; measured with eval/draft_cost.py."""
+"""Rows up to which the transposed matrix is faster; by eval/measurements/draft_cost.py."""
 
 
 class CpuProduct:

@@ -1,0 +1,1 @@
+"""Engines under measurement: one or many, in this process or others, method by method."""

@@ -1,0 +1,1 @@
+"""What is measured: acceptance, losslessness, speed, open-loop load, quality, tuning."""

@@ -1,0 +1,1 @@
+"""What several commands share: words, output, and where results go."""
