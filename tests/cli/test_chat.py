@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import vllm_lmtp
-from tests.tools.models import EMBEDDED
+from tests.support.command import vllm_lmtp
+from tests.support.random_models import EMBEDDED
 from vllm_lmtp.cli import main
 from vllm_lmtp.cli.demo.chat import chat
 from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFTS, Run

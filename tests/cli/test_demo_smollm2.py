@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.command import ROOT, vllm_lmtp
-from tests.tools.gguf_file import HIDDEN, write_gguf
-from tests.tools.models import config_of, write_tensors
+from tests.support.command import ROOT, vllm_lmtp
+from tests.support.gguf_file import HIDDEN, write_gguf
+from tests.support.random_models import config_of, write_tensors
 from vllm_lmtp.checkpoints import smollm2
 from vllm_lmtp.checkpoints.gguf import write_model
 from vllm_lmtp.checkpoints.questions import QUESTIONS

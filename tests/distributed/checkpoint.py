@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.chain import Counters
 from tests.engine.client import EngineHost, counted
 from tests.engine.test_real import CHECKPOINT, GREEDY, OPENINGS
-from tests.oracle import Oracle
+from tests.support.exact_chain import Counters
+from tests.support.transformers_oracle import Oracle
 
 
 class Checkpoint:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.chain import (
+from tests.support.exact_chain import (
     HIDDEN,
     VOCAB,
     Chain,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests import scoring
-from tests.chain import Chain, save_chain
 from tests.distributed.cluster import UNCOMPILED
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
+from tests.support import chain_scorers
+from tests.support.exact_chain import Chain, save_chain
 
 PAIR = 8  # bytes: two float32
 COUNTING = Path(__file__).with_name("counting")
@@ -26,10 +26,10 @@ def test_bytes_for_a_draft(chain: Chain, tmp_path: Path) -> None:
         path=COUNTING,
         variables={**UNCOMPILED, "LMTP_TEST_EXCHANGES": str(notes)},
     )
-    scorer = scoring.markov(chain)
+    scorer = chain_scorers.markov(chain)
     scored = scorer.add_to(save_chain(chain, tmp_path / "scored"))
     plain = save_chain(chain, tmp_path / "plain")
-    cases = [(plain, chain, [6 * PAIR]), (scored, scoring.scored(chain, scorer), [PAIR] * 6)]
+    cases = [(plain, chain, [6 * PAIR]), (scored, chain_scorers.scored(chain, scorer), [PAIR] * 6)]
     try:
         for folder, drafter, exchanges_of_draft in cases:
             notes.mkdir()

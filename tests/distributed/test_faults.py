@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.chain import Chain
 from tests.distributed.cluster import UNCOMPILED, Cluster
 from tests.distributed.generating import GENERATING, SERVED
 from tests.distributed.layouts import FAULT, V1, mark, tensor
 from tests.engine.client import ROOT, environment
 from tests.engine.test_chain import prompts_of
+from tests.support.exact_chain import Chain
 
 SHORT, LONG = 20, 2000
 SECONDS = 60

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain
 from tests.distributed.checkpoint import Checkpoint
 from tests.distributed.cluster import UNCOMPILED, Cluster
 from tests.distributed.layouts import (
@@ -29,6 +28,7 @@ from tests.distributed.layouts import (
 )
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
+from tests.support.exact_chain import Chain
 
 # Those of processes alone have their chain tests in tests/engine/test_processes.py.
 PLACES = {

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.chain import Chain, save_chain
 from tests.distributed.cluster import Cluster
 from tests.engine.client import ROOT, EngineError, EngineHost
 from tests.engine.test_hub import put_in_cache
+from tests.support.exact_chain import Chain, save_chain
 
 SECOND = r"node \S+ \(127\.0\.0\.3\)"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tests.chain import Counters
 from tests.engine.host import MARK
+from tests.support.exact_chain import Counters
 
 ROOT = Path(__file__).parents[2]
 INTERPRETER = ROOT / "tests" / "engine" / "interpreter"

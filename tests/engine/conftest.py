@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain, make_chain, save_chain
 from tests.engine.client import EngineHost
+from tests.support.exact_chain import Chain, make_chain, save_chain
 
 KINDS = {"v1": (1, False), "v2": (2, False), "v2-async": (2, True)}
 

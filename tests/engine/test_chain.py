@@ -2,7 +2,7 @@
 
 Hidden states that are stale, mixed up between requests or shifted by a position do not change the
 output, since the target verifies; they change which drafts are accepted. So each test here demands
-the exact tokens *and* the exact counts of the exact-chain target (tests/chain.py).
+the exact tokens *and* the exact counts of the exact-chain target (tests/support/exact_chain.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import scoring
-from tests.chain import (
+from tests.engine.client import EngineHost, counted
+from tests.support import chain_scorers
+from tests.support.exact_chain import (
     VOCAB,
     Chain,
     Counters,
@@ -24,8 +25,7 @@ from tests.chain import (
     simulate,
     simulate_by_batch,
 )
-from tests.engine.client import EngineHost, counted
-from tests.streams import simulate_streams
+from tests.support.stream_simulator import simulate_streams
 
 GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
 MAX_LEN = 160
@@ -224,15 +224,15 @@ def test_int8_heads_that_draft_a_part_of_the_vocabulary(host: EngineHost, tmp_pa
 
 
 SCORERS = {
-    "markov": (None, lambda chain, _: scoring.markov(chain)),
+    "markov": (None, lambda chain, _: chain_scorers.markov(chain)),
     "markov, int8, one for each head": (
         draft_vocabulary(),
-        lambda chain, tokens: scoring.markov(chain, tokens, per_head=True, int8=True),
+        lambda chain, tokens: chain_scorers.markov(chain, tokens, per_head=True, int8=True),
     ),
-    "table": (draft_vocabulary(), scoring.table),
+    "table": (draft_vocabulary(), chain_scorers.table),
     "table of the draft vocabulary": (
         draft_vocabulary(),
-        lambda chain, tokens: scoring.table(chain, tokens, by_target=False),
+        lambda chain, tokens: chain_scorers.table(chain, tokens, by_target=False),
     ),
 }
 
@@ -248,7 +248,7 @@ def test_scorers_fill_a_draft_from_left_to_right(
     scorer.add_to(folder)
     host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
     prompts = prompts_of(chain, [1, 5, 40, 41, 90])
-    counters = check(host, scoring.scored(chain, scorer), prompts, 30, 6, 512)
+    counters = check(host, chain_scorers.scored(chain, scorer), prompts, 30, 6, 512)
     unscored = chain if vocabulary is None else served(chain, vocabulary)
     alone = [simulate(unscored, prompt, 30, 6)[1] for prompt in prompts]
     assert counters.num_drafts < sum(each.num_drafts for each in alone)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import scoring
-from tests.chain import Chain, Counters, draft_vocabulary, save_chain, simulate
 from tests.engine.client import EngineError, EngineHost, counted
 from tests.engine.test_chain import GREEDY, prompts_of
+from tests.support import chain_scorers
+from tests.support.exact_chain import Chain, Counters, draft_vocabulary, save_chain, simulate
 
 ON_V1 = pytest.mark.parametrize("host", ["v1"], indirect=True)
 ON_V2 = pytest.mark.parametrize("host", ["v2"], indirect=True)
@@ -45,7 +45,7 @@ def test_calibrated_confidence_of_scored_drafts(
     host: EngineHost, chain: Chain, tmp_path: Path
 ) -> None:
     vocabulary = draft_vocabulary()
-    scorer = scoring.calibrated(scoring.markov(chain, vocabulary, per_head=True), LINES)
+    scorer = chain_scorers.calibrated(chain_scorers.markov(chain, vocabulary, per_head=True), LINES)
     folder = scorer.add_to(save_chain(chain, tmp_path / "scored", vocabulary=vocabulary))
     for places, cut in ((6, 0.45), (5, 0.6)):
         spec = {
@@ -54,7 +54,7 @@ def test_calibrated_confidence_of_scored_drafts(
             "num_speculative_tokens": places,
         }
         host.start(folder, speculative_config=spec, max_num_batched_tokens=64)
-        check(host, scoring.scored(chain, scorer), places, cut)
+        check(host, chain_scorers.scored(chain, scorer), places, cut)
 
 
 @ON_V2

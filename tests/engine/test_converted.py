@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain, make_chain, save_chain
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.tools.adapters import save_damaged
-from tests.tools.medusa import save_medusa
-from tests.tools.models import succeed
+from tests.support.adapters import save_damaged
+from tests.support.exact_chain import Chain, make_chain, save_chain
+from tests.support.medusa_heads import save_medusa
+from tests.support.random_models import succeed
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 
 Served = tuple[Path, dict[str, str]]

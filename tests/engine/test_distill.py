@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 import vllm_lmtp
-from tests.chain import Counters
 from tests.engine.client import ROOT, EngineHost, counted, environment
-from tests.oracle import Oracle
+from tests.support.exact_chain import Counters
+from tests.support.transformers_oracle import Oracle
 from vllm_lmtp.training.model.layout import load_backbone
 
 TINY = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
+from tests.support.exact_chain import Chain
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "fp8"])

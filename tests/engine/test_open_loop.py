@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import vllm_lmtp
-from tests.oracle import Oracle
-from tests.tools.models import EMBEDDED
+from tests.support.command import vllm_lmtp
+from tests.support.random_models import EMBEDDED
+from tests.support.transformers_oracle import Oracle
 from vllm_lmtp.eval.prompts.asking import Settings, encode_prompts
 from vllm_lmtp.eval.prompts.sets import load_set
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import scoring
-from tests.chain import Chain, draft_vocabulary, save_chain
-from tests.dice import save_dice
 from tests.distributed.layouts import CHAIN, REFUSAL, V1, V2, Layout, mark, pipeline, tensor
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import GREEDY, check, prompts_of
 from tests.engine.test_confidence import LINES
 from tests.engine.test_confidence import check as check_cut
 from tests.engine.test_drawn import AS_THE_TARGET, accepted_share, sample
+from tests.support import chain_scorers
+from tests.support.exact_chain import Chain, draft_vocabulary, save_chain
+from tests.support.known_distribution import save_dice
 
 TWO_RANKS = [
     pytest.param(
@@ -67,9 +67,9 @@ def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
     """Each rank scores its part of a vocabulary of 401; (value, id) pairs settle every place."""
     vocabulary = draft_vocabulary()
     if kind == "markov":
-        scorer = scoring.markov(chain, vocabulary, per_head=True, int8=True)
+        scorer = chain_scorers.markov(chain, vocabulary, per_head=True, int8=True)
     else:
-        scorer = scoring.table(chain, vocabulary)
+        scorer = chain_scorers.table(chain, vocabulary)
     folder = save_chain(chain, tmp_path / kind, vocabulary=vocabulary, int8=True)
     host = EngineHost(runner, asynchronous, tmp_path / "host.log", processes=True)
     try:
@@ -79,7 +79,7 @@ def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
             tensor_parallel_size=2,
             max_num_batched_tokens=64,
         )
-        scored = scoring.scored(chain, scorer)
+        scored = chain_scorers.scored(chain, scorer)
         check(host, scored, prompts_of(chain, [5, 40, 41, 90]), 20, 6, 512)
     finally:
         host.close()
@@ -88,13 +88,13 @@ def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
 def test_two_ranks_agree_on_the_confidence(chain: Chain, tmp_path: Path) -> None:
     """The log-sum-exp of both parts of the vocabulary tells how likely a token was."""
     vocabulary = draft_vocabulary()
-    scorer = scoring.calibrated(scoring.markov(chain, vocabulary, per_head=True), LINES)
+    scorer = chain_scorers.calibrated(chain_scorers.markov(chain, vocabulary, per_head=True), LINES)
     folder = scorer.add_to(save_chain(chain, tmp_path / "scored", vocabulary=vocabulary))
     host = EngineHost(1, False, tmp_path / "host.log", processes=True)
     try:
         spec = {"method": "lmtp", "lmtp_min_confidence": 0.45}
         host.start(folder, speculative_config=spec, tensor_parallel_size=2)
-        check_cut(host, scoring.scored(chain, scorer), 6, 0.45)
+        check_cut(host, chain_scorers.scored(chain, scorer), 6, 0.45)
     finally:
         host.close()
 

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoTokenizer
 
 import vllm_lmtp
-from tests.chain import Counters
 from tests.engine.client import GPU, EngineHost, counted
-from tests.oracle import Oracle
-from tests.reduced import reduce
-from tests.scoring import Scoring
-from tests.unscored import without_scorer
+from tests.support.chain_scorers import Scoring
+from tests.support.exact_chain import Counters
+from tests.support.reduced_heads import reduce
+from tests.support.transformers_oracle import Oracle
+from tests.support.unscored import without_scorer
 from vllm_lmtp.tools.scorers.successors import count_successors
 
 CHECKPOINT = Path(vllm_lmtp.__file__).parent / "checkpoints" / "tiny"

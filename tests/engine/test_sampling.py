@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.chain import VOCAB, Chain, embeddings, target_votes
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import prompts_of
+from tests.support.exact_chain import VOCAB, Chain, embeddings, target_votes
 
 BINS = 32
 # Chi-square with 31 degrees of freedom exceeds this once in a thousand runs.

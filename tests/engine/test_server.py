@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.dashboard import metric_names
 from tests.engine.client import environment, run_with_vllm
 from tests.engine.test_real import CHECKPOINT
+from tests.support.dashboard import metric_names
 
 VLLM = Path(sys.executable).parent / "vllm"
 START_SECONDS = 240

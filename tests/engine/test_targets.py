@@ -25,9 +25,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from tests.chain import Counters
 from tests.engine.client import EngineHost, counted
-from tests.oracle import Oracle
+from tests.support.exact_chain import Counters
+from tests.support.transformers_oracle import Oracle
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

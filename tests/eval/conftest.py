@@ -1,5 +1,5 @@
 """Fixtures of several files."""
 
-from tests.eval.stand_in import stand_in
+from tests.support.engine_stand_in import stand_in
 
 __all__ = ["stand_in"]

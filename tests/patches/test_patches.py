@@ -17,10 +17,10 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 import vllm_lmtp.patches
-from tests.chain import make_chain, save_chain
 from tests.patches.assumptions import ASSUMPTIONS
 from tests.patches.probe import MARK
 from tests.patches.sources import Sources
+from tests.support.exact_chain import make_chain, save_chain
 from vllm_lmtp.patches import PATCHES, Patch
 from vllm_lmtp.patches.page import render
 
