@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for run in compare(drafts, args.rounds):
                     runs.append({"threads": threads, "requests": requests} | run)
                     print(line(runs[-1]), file=sys.stderr)
-    source = provenance(["eval.draft_cost", *words], seed=0)
+    source = provenance(["eval.measurements.draft_cost", *words], seed=0)
     source["command"] = source["command"].replace("vllm-lmtp ", "python -m vllm_lmtp.", 1)
     result = {"kind": "draft_cost", "dtype": args.dtype, "rounds": args.rounds, "runs": runs}
     args.output.write_text(json.dumps(result | {"provenance": source}, indent=1) + "\n")

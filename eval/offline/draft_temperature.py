@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> int:
     check_answers(checkpoint, args.dataset, chosen)
     matrix = output_matrix(args.teacher).float()
     found = measure(checkpoint, matrix, chosen, args.temperature, args.draft_temperatures)
-    result = {"provenance": provenance(["eval.draft_temperature", *words], 0), **found}
+    result = {"provenance": provenance(["eval.offline.draft_temperature", *words], 0), **found}
     write_json(args.output, result)
     places = [str(n + 1) for n in range(checkpoint.schedule.max_drafts)]
     print("\n".join(table(("drawn at", "length", "gain", *places), rows(found))))

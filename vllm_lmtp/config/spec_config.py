@@ -51,7 +51,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         right up to there; 0 keeps all.
     lmtp_draft_temperature: of drafts that are drawn (`draft_sample_method: "probabilistic"`), as a
         share of the request's; heads are less sure than the target, and 0.6 makes up for it
-        (docs/results.md, Scorer trade-offs).
+        (docs/results/scorer.md, Temperature of a drawn draft).
     lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
         model's.
     """
