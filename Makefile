@@ -25,6 +25,7 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: .venv/.ready
 	$(BIN)/python -m vllm_lmtp.patches.page > docs/patches.md

@@ -5,6 +5,8 @@ Run `python -m vllm_lmtp.patches.page > docs/patches.md` after a change to any o
 
 from __future__ import annotations
 
+import argparse
+
 from vllm_lmtp.patches import PATCHES, SUPPORTED_VLLM, Patch
 
 HEAD = f"""\
@@ -52,4 +54,5 @@ Remove when: {patch.remove_when}.
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vllm_lmtp.patches.page", description=__doc__).parse_args()
     print(render(), end="")

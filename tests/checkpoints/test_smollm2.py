@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.gguf_file import SPECIAL, write_gguf, write_wheel
 from tests.support.random_models import config_of, tensors_of
 from vllm_lmtp.checkpoints import gguf as gguf_tool

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chain.target import Counters, make_chain, save_chain, simulate
 from tests.support.command import vllm_lmtp
-from tests.support.exact_chain import Counters, make_chain, save_chain, simulate
 
 pytestmark = pytest.mark.engine
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exact_chain import HIDDEN, VOCAB, draft_vocabulary, make_chain, save_chain
+from tests.support.chain.target import HIDDEN, VOCAB, draft_vocabulary, make_chain, save_chain
 from vllm_lmtp.cli import main
 
 HEAD_PARAMETERS = HIDDEN * HIDDEN + HIDDEN + VOCAB * HIDDEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.engine.client import EngineHost, counted
 from tests.engine.test_real import CHECKPOINT, GREEDY, OPENINGS
-from tests.support.exact_chain import Counters
+from tests.support.chain.target import Counters
 from tests.support.transformers_oracle import Oracle
 
 

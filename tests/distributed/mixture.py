@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.support.exact_chain import (
+from tests.support.chain.target import (
     HIDDEN,
     VOCAB,
     Chain,

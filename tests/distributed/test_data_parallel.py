@@ -14,7 +14,7 @@ from tests.distributed.layouts import CHAIN, CHECKPOINT, DATA, V1, V2, mark
 from tests.distributed.mixture import save_mixture
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.support.exact_chain import Chain, save_chain
+from tests.support.chain.target import Chain, save_chain
 
 
 def with_model(model: str) -> pytest.MarkDecorator:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.distributed.cluster import UNCOMPILED
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.support import chain_scorers
-from tests.support.exact_chain import Chain, save_chain
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.target import Chain, save_chain
 
 PAIR = 8  # bytes: two float32
 COUNTING = Path(__file__).with_name("counting")

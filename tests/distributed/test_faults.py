@@ -20,7 +20,7 @@ from tests.distributed.generating import GENERATING, SERVED
 from tests.distributed.layouts import FAULT, V1, mark, tensor
 from tests.engine.client import ROOT, environment
 from tests.engine.test_chain import prompts_of
-from tests.support.exact_chain import Chain
+from tests.support.chain.target import Chain
 
 SHORT, LONG = 20, 2000
 SECONDS = 60

@@ -28,7 +28,7 @@ from tests.distributed.layouts import (
 )
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.support.exact_chain import Chain
+from tests.support.chain.target import Chain
 
 # Those of processes alone have their chain tests in tests/engine/test_processes.py.
 PLACES = {

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tests.engine.host import MARK
-from tests.support.exact_chain import Counters
+from tests.support.chain.target import Counters
 
 ROOT = Path(__file__).parents[2]
 INTERPRETER = ROOT / "tests" / "engine" / "interpreter"

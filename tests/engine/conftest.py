@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.client import EngineHost
-from tests.support.exact_chain import Chain, make_chain, save_chain
+from tests.support.chain.target import Chain, make_chain, save_chain
 
 KINDS = {"v1": (1, False), "v2": (2, False), "v2-async": (2, True)}
 

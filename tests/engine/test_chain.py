@@ -2,7 +2,7 @@
 
 Hidden states that are stale, mixed up between requests or shifted by a position do not change the
 output, since the target verifies; they change which drafts are accepted. So each test here demands
-the exact tokens *and* the exact counts of the exact-chain target (tests/support/exact_chain.py).
+the exact tokens *and* the exact counts of the exact-chain target (tests/support/chain/target.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine.client import EngineHost, counted
-from tests.support import chain_scorers
-from tests.support.exact_chain import (
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.stream_simulator import simulate_streams
+from tests.support.chain.target import (
     VOCAB,
     Chain,
     Counters,
@@ -25,7 +26,6 @@ from tests.support.exact_chain import (
     simulate,
     simulate_by_batch,
 )
-from tests.support.stream_simulator import simulate_streams
 
 GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
 MAX_LEN = 160

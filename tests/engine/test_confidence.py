@@ -8,8 +8,8 @@ import pytest
 
 from tests.engine.client import EngineError, EngineHost, counted
 from tests.engine.test_chain import GREEDY, prompts_of
-from tests.support import chain_scorers
-from tests.support.exact_chain import Chain, Counters, draft_vocabulary, save_chain, simulate
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.target import Chain, Counters, draft_vocabulary, save_chain, simulate
 
 ON_V1 = pytest.mark.parametrize("host", ["v1"], indirect=True)
 ON_V2 = pytest.mark.parametrize("host", ["v2"], indirect=True)

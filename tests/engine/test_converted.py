@@ -10,7 +10,7 @@ import pytest
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
 from tests.support.adapters import save_damaged
-from tests.support.exact_chain import Chain, make_chain, save_chain
+from tests.support.chain.target import Chain, make_chain, save_chain
 from tests.support.medusa_heads import save_medusa
 from tests.support.random_models import succeed
 from vllm_lmtp.formats.checkpoint import read_checkpoint

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import vllm_lmtp
 from tests.engine.client import ROOT, EngineHost, counted, environment
-from tests.support.exact_chain import Counters
+from tests.support.chain.target import Counters
 from tests.support.transformers_oracle import Oracle
 from vllm_lmtp.training.model.layout import load_backbone
 

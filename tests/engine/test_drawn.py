@@ -1,8 +1,8 @@
 """Drafts drawn from the scored distribution, and that sampling stays exact with either kind.
 
-The target's distribution is known (tests/support/known_distribution.py), so every transition of
-the output is tested against it: were a draft judged by another distribution than it was drawn from,
-or by that of another place, temperature or request, the output would drift from the target's.
+The target's distribution is known (tests/support/chain/known_distribution.py), so every transition
+of the output is tested against it: were a draft judged by another distribution than it was drawn
+from, or by that of another place, temperature or request, the output would drift from the target's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from tests.engine.client import EngineHost, counted
-from tests.support.known_distribution import VOCAB, next_token, p_value, p_value_of_few, save_dice
+from tests.support.chain.known_distribution import (
+    VOCAB,
+    next_token,
+    p_value,
+    p_value_of_few,
+    save_dice,
+)
 
 DRAWN = {"method": "lmtp", "draft_sample_method": "probabilistic"}
 AS_THE_TARGET = DRAWN | {"lmtp_draft_temperature": 1.0}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.support.exact_chain import Chain
+from tests.support.chain.target import Chain
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "fp8"])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_chain import check, prompts_of
-from tests.support.exact_chain import Chain, save_chain
+from tests.support.chain.target import Chain, save_chain
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,9 +12,9 @@ from tests.engine.test_chain import GREEDY, check, prompts_of
 from tests.engine.test_confidence import LINES
 from tests.engine.test_confidence import check as check_cut
 from tests.engine.test_drawn import AS_THE_TARGET, accepted_share, sample
-from tests.support import chain_scorers
-from tests.support.exact_chain import Chain, draft_vocabulary, save_chain
-from tests.support.known_distribution import save_dice
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.known_distribution import save_dice
+from tests.support.chain.target import Chain, draft_vocabulary, save_chain
 
 TWO_RANKS = [
     pytest.param(

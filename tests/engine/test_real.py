@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 import vllm_lmtp
 from tests.engine.client import GPU, EngineHost, counted
-from tests.support.chain_scorers import Scoring
-from tests.support.exact_chain import Counters
+from tests.support.chain.scorers import Scoring
+from tests.support.chain.target import Counters
 from tests.support.reduced_heads import reduce
 from tests.support.transformers_oracle import Oracle
 from tests.support.unscored import without_scorer

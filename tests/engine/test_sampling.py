@@ -15,7 +15,7 @@ import torch
 
 from tests.engine.client import EngineHost
 from tests.engine.test_chain import prompts_of
-from tests.support.exact_chain import VOCAB, Chain, embeddings, target_votes
+from tests.support.chain.target import VOCAB, Chain, embeddings, target_votes
 
 BINS = 32
 # Chi-square with 31 degrees of freedom exceeds this once in a thousand runs.

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from tests.engine.client import EngineHost, counted
-from tests.support.exact_chain import Counters
+from tests.support.chain.target import Counters
 from tests.support.transformers_oracle import Oracle
 
 SIZES: dict[str, Any] = {

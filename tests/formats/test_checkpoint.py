@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support import folders
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from vllm_lmtp.formats.checkpoint import (
     CONFIG_FILE,
     INDEX_FILE,

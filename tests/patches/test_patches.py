@@ -20,7 +20,7 @@ import vllm_lmtp.patches
 from tests.patches.assumptions import ASSUMPTIONS
 from tests.patches.probe import MARK
 from tests.patches.sources import Sources
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from vllm_lmtp.patches import PATCHES, Patch
 from vllm_lmtp.patches.page import render
 

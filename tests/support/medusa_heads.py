@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.support.exact_chain import Chain, save_chain
+from tests.support.chain.target import Chain, save_chain
 from tests.support.random_models import tensors_of, write_tensors
 
 

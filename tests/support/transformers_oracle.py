@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from tests.support.exact_chain import Counters
+from tests.support.chain.target import Counters
 
 
 @dataclass

@@ -7,6 +7,7 @@ the few lines of metadata that it looks for, next to vLLM itself, with a record 
 
 from __future__ import annotations
 
+import argparse
 from importlib import metadata
 from pathlib import Path
 
@@ -38,4 +39,6 @@ def ensure_metadata() -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="vllm_lmtp.runner_v1.cpu_command", description=__doc__)
+    parser.parse_args()
     print(ensure_metadata())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import chain_scorers
-from tests.support.command import Result, vllm_lmtp
-from tests.support.exact_chain import (
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.stream_simulator import simulate_streams
+from tests.support.chain.target import (
     Chain,
     Counters,
     draft_vocabulary,
@@ -20,7 +20,7 @@ from tests.support.exact_chain import (
     served,
     simulate,
 )
-from tests.support.stream_simulator import simulate_streams
+from tests.support.command import Result, vllm_lmtp
 
 pytestmark = pytest.mark.engine
 TOKENS = 40

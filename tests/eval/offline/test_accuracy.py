@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from tests.support.exact_chain import VOCAB, Chain, make_chain
+from tests.support.chain.target import VOCAB, Chain, make_chain
 from vllm_lmtp.eval.offline.accuracy import RankedText, chain, coverage, summarise
 from vllm_lmtp.method.leap import LeapSchedule
 

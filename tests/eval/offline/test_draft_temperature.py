@@ -14,9 +14,9 @@ pytest.importorskip("datasets")
 
 from safetensors.torch import load_file
 
-from tests.support import chain_scorers
-from tests.support.exact_chain import VOCAB, embeddings, make_chain, save_chain
-from tests.support.kept_answers import keep_rows
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.kept_answers import keep_rows
+from tests.support.chain.target import VOCAB, embeddings, make_chain, save_chain
 from vllm_lmtp.eval.offline.draft_temperature import BEST, main, measure
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary

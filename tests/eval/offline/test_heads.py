@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tests.support.exact_chain import (
+from tests.support.chain.target import (
     VOCAB,
     draft_vocabulary,
     embeddings,

@@ -15,8 +15,9 @@ import torch
 
 pytest.importorskip("datasets")
 
-from tests.support import chain_scorers
-from tests.support.exact_chain import (
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.kept_answers import keep_rows
+from tests.support.chain.target import (
     VOCAB,
     VOTE,
     Chain,
@@ -26,7 +27,6 @@ from tests.support.exact_chain import (
     rows_that_vote,
     save_chain,
 )
-from tests.support.kept_answers import keep_rows
 from tests.support.random_models import fields, succeed
 from vllm_lmtp.cli import main
 from vllm_lmtp.eval.offline.beam import Beam, parse_beam, search

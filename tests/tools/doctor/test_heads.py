@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exact_chain import HIDDEN, VOCAB, make_chain, save_chain
+from tests.support.chain.target import HIDDEN, VOCAB, make_chain, save_chain
 from vllm_lmtp.tools.doctor.check import OK, PROBLEM, WARNING, Check
 from vllm_lmtp.tools.doctor.heads import Measurement, check_heads
 from vllm_lmtp.tools.fit import backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.exact_chain import draft_vocabulary, embeddings, make_chain, save_chain, served
+from tests.support.chain.target import draft_vocabulary, embeddings, make_chain, save_chain, served
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.tools.fit.agreement import (

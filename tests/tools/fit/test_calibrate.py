@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exact_chain import HIDDEN, VOCAB, make_chain, save_chain
+from tests.support.chain.target import HIDDEN, VOCAB, make_chain, save_chain
 from tests.support.random_models import EMBEDDED, change_config, config_of, fields, succeed
 from vllm_lmtp.tools.fit import backbone, heatmap
 from vllm_lmtp.tools.fit import calibrate as tool

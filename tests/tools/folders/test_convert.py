@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.exact_chain import VOCAB as CHAIN_VOCAB
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import VOCAB as CHAIN_VOCAB
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.medusa_heads import save_medusa
 from tests.support.random_models import (
     EMBEDDED,

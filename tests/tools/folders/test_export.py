@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.random_models import (
     EMBEDDED,
     change_config,

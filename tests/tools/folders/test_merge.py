@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.adapters import FILE, TARGETS, change_tensors, save_adapter, save_damaged
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.random_models import (
     assert_same_tensors,
     change_config,

@@ -15,15 +15,15 @@ pytest.importorskip("datasets")
 
 from safetensors.torch import save_file
 
-from tests.support import chain_scorers
-from tests.support.exact_chain import (
+from tests.support.chain import scorers as chain_scorers
+from tests.support.chain.kept_answers import keep_rows
+from tests.support.chain.target import (
     HIDDEN,
     Chain,
     draft_vocabulary,
     make_chain,
     save_chain,
 )
-from tests.support.kept_answers import keep_rows
 from tests.support.random_models import config_of, fields, tensors_of
 from vllm_lmtp.cli import main
 from vllm_lmtp.formats.checkpoint import read_checkpoint

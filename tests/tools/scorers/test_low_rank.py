@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.chain_scorers import markov
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.scorers import markov
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.random_models import EMBEDDED, config_of, fields, succeed, tensors_of
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.tools.scorers.low_rank import factors_of_rank

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.exact_chain import make_chain, save_chain
+from tests.support.chain.target import make_chain, save_chain
 from tests.support.random_models import EMBEDDED, config_of, fields, succeed, tensors_of
 from tests.support.unscored import without_scorer
 from vllm_lmtp.cli import main

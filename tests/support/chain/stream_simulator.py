@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.support.exact_chain import Chain, Counters, Walk
+from tests.support.chain.target import Chain, Counters, Walk
 
 
 def simulate_streams(

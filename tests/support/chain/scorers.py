@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.support.exact_chain import VOCAB, VOTE, Chain, embeddings, rows_that_vote
+from tests.support.chain.target import VOCAB, VOTE, Chain, embeddings, rows_that_vote
 
 RANK = 64
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tests.support.exact_chain import idle_config, idle_layers
+from tests.support.chain.target import idle_config, idle_layers
 
 VOCAB, HIDDEN = 64, 128
 HEADS, STRIDE = 2, 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.support.exact_chain import embeddings
+from tests.support.chain.target import embeddings
 
 
 def keep_rows(
