@@ -17,7 +17,7 @@ from vllm_lmtp.patches import (
     cli_args,
     cold_drafts,
     cpu_sampling,
-    draft_seconds,
+    draft_reports,
     draft_tokens,
     load_weights,
     metrics,
@@ -46,7 +46,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_sampling.PATCH,
     metrics.PATCH,
     cold_drafts.PATCH,
-    draft_seconds.PATCH,
+    draft_reports.PATCH,
     draft_tokens.PATCH,
     ray_cpu.PATCH,
 )

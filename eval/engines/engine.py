@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
+from vllm_lmtp.observe.metrics import (
+    ACCEPTED,
+    ACCEPTED_BY_SOURCE,
+    COLD,
+    DRAFT_SECONDS,
+    DRAFTED,
+    DRAFTED_BY_SOURCE,
+    FROM_COPY,
+    FROM_HEAD,
+)
 
 DRAFTS = "vllm:spec_decode_num_drafts"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens"
@@ -47,14 +56,25 @@ class Steps:
     accepted: tuple[int, ...]
 
 
+def by_source(counters: Counter[Any]) -> list[dict[str, Any]]:
+    """Drafted and accepted tokens by whether the text decided them; a rate where there are any."""
+    found = []
+    for source in (FROM_HEAD, FROM_COPY):
+        drafted = counters[DRAFTED_BY_SOURCE, source]
+        accepted = counters[ACCEPTED_BY_SOURCE, source]
+        rate = accepted / drafted if drafted else None
+        found.append({"source": source, "drafted": drafted, "accepted": accepted, "rate": rate})
+    return found
+
+
 @dataclass
 class Run:
     """One or several calls of `Engine.generate`, added up.
 
     tokens, texts: of each prompt. steps: of each prompt, where the engine was started with
     `per_request_spec_decode_metrics="detailed"`. seconds: wall time. counters: what the engine
-    counted meanwhile, by metric name, or (name, place) or (name, head, lag); of draft times the sum
-    by name, and their number as (name, "count").
+    counted meanwhile, by metric name, or (name, place), (name, source) or (name, head, lag); of
+    draft times the sum by name, and their number as (name, "count").
     """
 
     tokens: list[list[int]] = field(default_factory=list)
@@ -189,6 +209,8 @@ class Engine:
             name = metric.name
             if name == ACCEPTED_PER_PLACE:
                 found.update({(name, place): n for place, n in enumerate(metric.values)})
+            elif name in (DRAFTED_BY_SOURCE, ACCEPTED_BY_SOURCE):
+                found[name, metric.labels["source"]] += int(metric.value)
             elif name in (DRAFTED, ACCEPTED):
                 labels = metric.labels
                 found[name, int(labels["head"]), int(labels["lag"])] += int(metric.value)

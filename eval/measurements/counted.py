@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
+from vllm_lmtp.eval.engines.engine import (
+    ACCEPTED_TOKENS,
+    DRAFT_TOKENS,
+    DRAFTS,
+    ENGINE_STEPS,
+    Run,
+    by_source,
+)
 from vllm_lmtp.eval.measurements.places import by_place
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFTED
@@ -34,5 +41,6 @@ def summarise(schedule: LeapSchedule, run: Run) -> dict[str, Any]:
         "tokens_per_step": run.num_tokens / steps if steps else None,
         "engine_steps": steps,
         "cold_drafts": counters[COLD],
+        "by_source": by_source(counters),
         **places,
     }

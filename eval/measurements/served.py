@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, Run
+from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, Run, by_source
 from vllm_lmtp.eval.engines.variants import Variant
 from vllm_lmtp.eval.measurements.acceptance import Request, by_group, loops, summarise
 from vllm_lmtp.eval.prompts.asking import Progress, Questions, Settings, ask, start
@@ -73,6 +73,7 @@ def _result(variant: Variant, questions: Questions, run: Run, num_drafts: int) -
             "draft_tokens": counters[DRAFT_TOKENS],
             "accepted_tokens": counters[ACCEPTED_TOKENS],
             "cold_drafts": counters[COLD],
+            "by_source": by_source(counters),
         },
         "loops": loops(requests),
         "all": summarise(requests, schedule, num_drafts),

@@ -33,6 +33,7 @@ def page(result: Mapping[str, Any]) -> str:
             lines += [f"### {title}", ""]
             lines += _lengths(found, part) + _groups(found, groups, part)
             lines += _places(found, part)
+        lines += _sources(found)
     return "\n".join(lines)
 
 
@@ -97,6 +98,22 @@ def _groups(found: Sequence[tuple[str, Mapping[str, Any]]], key: str, part: str)
             *table(("heads", *groups, "Overall"), rows),
         ]
     return lines
+
+
+def _sources(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Nothing for results of a time when drafts did not copy."""
+    rows = [
+        (name, s["source"], s["drafted"], s["accepted"], percent(s["rate"]))
+        for name, f in found
+        for s in f["counters"].get("by_source", ())
+    ]
+    if not rows:
+        return []
+    return [
+        "By source: *copy* where the request's own text decided a token, *head* else.",
+        "",
+        *table(("heads", "source", "drafted", "accepted", "%"), rows),
+    ]
 
 
 def _places(found: Sequence[tuple[str, Mapping[str, Any]]], part: str) -> list[str]:

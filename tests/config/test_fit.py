@@ -227,3 +227,23 @@ def test_runs_that_give_heads_other_states(
 ) -> None:
     refusal = only_refusal(heads, TARGET, replace(SETTINGS, **change))
     assert refusal.where == option
+
+
+COPY_BOUNDS = ("lmtp_copy_min_match", "lmtp_copy_max_match")
+
+
+@pytest.mark.parametrize(
+    ("least", "longest"), [(1, 1), (1, 8), (8, 8), (64, 64), (2, 1), (9, 8), (64, 1)]
+)
+def test_the_least_match_is_no_longer_than_the_longest(
+    heads: HeadsCheckpoint, least: int, longest: int
+) -> None:
+    settings = with_option(**dict(zip(COPY_BOUNDS, (least, longest), strict=True)))
+    if least <= longest:
+        assert find_refusals(heads, TARGET, settings) == []
+        return
+    refusal = only_refusal(heads, TARGET, settings)
+    assert (refusal.where, refusal.field) == ("--speculative-config", "lmtp_copy_min_match")
+    assert refusal.found == str(least)
+    assert refusal.expected.startswith(f"at most {longest}")
+    assert "lmtp_copy_max_match" in refusal.remedy

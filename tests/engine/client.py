@@ -187,9 +187,18 @@ def counted(counters: dict[str, float], places: int, stride: int) -> Counters:
     assert ours == accepted
     assert sum(drafted) == counters["vllm:spec_decode_num_draft_tokens"]
     assert sum(accepted) == counters["vllm:spec_decode_num_accepted_tokens"]
+    copies = []
+    for name, total in (("draft", sum(drafted)), ("accepted", sum(accepted))):
+        whence = [
+            int(counters.get(f"vllm:lmtp_num_{name}_tokens_by_source/{source}", 0))
+            for source in ("head", "copy")
+        ]
+        assert sum(whence) == total
+        copies.append(whence[1])
     return Counters(
         int(counters["vllm:spec_decode_num_drafts"]),
         drafted,
         accepted,
         int(counters["vllm:lmtp_num_cold_drafts"]),
+        *copies,
     )

@@ -15,6 +15,7 @@ import traceback
 from typing import Any
 
 MARK = "<<reply>>"
+KEPT = ("head", "lag", "position", "source")
 
 
 class Host:
@@ -106,7 +107,7 @@ class Host:
                 values = {f"/{place}": value for place, value in enumerate(metric.values)}
             elif hasattr(metric, "value"):
                 labels = metric.labels
-                kept = "".join(f"/{labels[k]}" for k in ("head", "lag", "position") if k in labels)
+                kept = "".join(f"/{labels[k]}" for k in KEPT if k in labels)
                 values = {kept: metric.value}
             else:
                 continue

@@ -23,7 +23,8 @@ from tests.support.chain.known_distribution import (
 )
 
 DRAWN = {"method": "lmtp", "draft_sample_method": "probabilistic"}
-AS_THE_TARGET = DRAWN | {"lmtp_draft_temperature": 1.0}
+HEADS_ALONE = {"lmtp_copy": "off"}
+AS_THE_TARGET = DRAWN | HEADS_ALONE | {"lmtp_draft_temperature": 1.0}
 BEST = {"method": "lmtp"}
 KINDS = {"drawn": DRAWN, "drawn and cut": DRAWN | {"lmtp_min_confidence": 0.15}, "best": BEST}
 BLUR = 0.5
@@ -84,7 +85,7 @@ def test_drafts_less_sure_than_the_target_are_drawn_at_a_lower_temperature(
     host: EngineHost, tmp_path: Path
 ) -> None:
     """By default at 0.6 of the request's: such drafts are distributed as the target's tokens."""
-    start(host, save_dice(tmp_path / "unsure", blur=0.0, sure=0.6), DRAWN)
+    start(host, save_dice(tmp_path / "unsure", blur=0.0, sure=0.6), DRAWN | HEADS_ALONE)
     requests, tokens = (40, 60) if host.runner == 1 else (6, 12)
     _, reply = sample(host, requests, tokens, temperature=0.8)
     assert accepted_share(reply) > 0.999

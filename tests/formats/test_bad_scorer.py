@@ -11,7 +11,7 @@ from tests.support import folders
 from tests.support.refused import only_refusal, refusals
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.formats.scorer_tensors import ScorerFacts
+from vllm_lmtp.formats.scorer_tensors import MOST_MATCH, ScorerFacts
 from vllm_lmtp.method.scorer import MarkovScorer
 from vllm_lmtp.worker.scorer_weights import build_scorer
 
@@ -160,6 +160,53 @@ def test_confidence_of_a_place_that_is_no_line(tmp_path: Path, line: object) -> 
     stated = {"places": [LINE, line]}
     refusal = only_refusal(write(tmp_path, "markov", {}, confidence=stated))
     assert refusal.field == "scorer.confidence.places[1]"
+
+
+@pytest.mark.parametrize("odds", [[-1.5, 0, 2.25], [0.5], [0.0] * MOST_MATCH])
+@pytest.mark.parametrize("kind", FACTS)
+def test_fitted_copying(tmp_path: Path, kind: str, odds: list[float]) -> None:
+    stated = {"log_odds": odds, "source": "answers"}
+    found = read_checkpoint(write(tmp_path, kind, {}, copying=stated)).scorer
+    assert found is not None
+    assert found.copy_log_odds == tuple(map(float, odds))
+    assert all(isinstance(entry, float) for entry in found.copy_log_odds)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        3,
+        "on",
+        [],
+        [0.5],
+        {},
+        {"odds": [0.5]},
+        *(
+            {"log_odds": odds}
+            for odds in (
+                None,
+                0.5,
+                "0.5",
+                [],
+                {"1": 0.5},
+                [0.0] * (MOST_MATCH + 1),
+                *([0.5, bad] for bad in (float("nan"), float("inf"), -float("inf"), 10**400)),
+                *([0.5, bad] for bad in ("0.5", None, True, [0.5])),
+            )
+        ),
+    ],
+)
+def test_copying_that_states_no_odds(tmp_path: Path, stated: object) -> None:
+    refusal = only_refusal(write(tmp_path, "markov", {}, copying=stated))
+    assert (refusal.where, refusal.field) == (str(tmp_path / "config.json"), "scorer.copying")
+    assert "log_odds" in refusal.expected
+    assert str(MOST_MATCH) in refusal.expected
+    assert "scorer calibrate" in refusal.remedy
+
+
+def test_copying_and_confidence_are_refused_together(tmp_path: Path) -> None:
+    found = refusals(write(tmp_path, "table", {}, copying=[], confidence=3, weight=-1))
+    assert {r.field for r in found} == {"scorer.weight", "scorer.confidence", "scorer.copying"}
 
 
 def test_unknown_tensor(tmp_path: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.choice import Best
+from vllm_lmtp.method.copying import NO_TOKEN, Copied, Copying, by_length
 from vllm_lmtp.method.history import History
+from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.method.leap import LeapSchedule
+
+TOKENS = 30_000
 
 
 class TellingHeads:
@@ -24,7 +31,39 @@ class TellingHeads:
     def logits(self, rows: torch.Tensor, head: int) -> torch.Tensor:
         self.computed.append(head)
         row = 10000 * head + (rows[:, 0] * 100 + rows[:, 1]).long()
-        return torch.nn.functional.one_hot(row, 30_000)
+        return torch.nn.functional.one_hot(row, TOKENS)
+
+    def best_beside(
+        self, scores: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        likely = scores.log_softmax(dim=1)
+        beside = likely.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return likely.argmax(dim=1), likely.amax(dim=1), beside
+
+
+class SilentHeads:
+    """Heads that nobody may ask."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"{name} was asked for")
+
+
+class GivenTexts:
+    """The texts of some requests go on with these tokens, after a match of one token."""
+
+    def __init__(self, **tokens: list[int]) -> None:
+        self.tokens = {int(request.removeprefix("r")): list_ for request, list_ in tokens.items()}
+
+    def copied(self, slots: torch.Tensor, places: int, longest: int) -> Copied:
+        none = [NO_TOKEN] * places
+        found = [self.tokens.get(slot, none)[:places] for slot in slots.tolist()]
+        lengths = [int(slot in self.tokens) for slot in slots.tolist()]
+        return Copied(torch.tensor(found), torch.tensor(lengths))
+
+
+def copying_of(odds: float = 5.0, **tokens: list[int]) -> Copying:
+    sources = torch.zeros(3, 6, dtype=torch.bool)
+    return Copying(GivenTexts(**tokens), by_length([odds], 1, 1), TOKENS, sources)
 
 
 def make_decoder(n_heads: int, stride: int) -> BackwardDecoder:
@@ -38,7 +77,10 @@ def rows(request: int, start: int, stop: int) -> torch.Tensor:
 
 
 def draft(
-    decoder: BackwardDecoder, batch: list[tuple[int, int, int, int]], num_drafts: int
+    decoder: BackwardDecoder,
+    batch: list[tuple[int, int, int, int]],
+    num_drafts: int,
+    **options: Any,
 ) -> list[list[int]]:
     """batch: (request, start, kept, rejected) for each; request r has slot r."""
     lengths = torch.tensor([kept + rejected for _, _, kept, rejected in batch])
@@ -50,6 +92,7 @@ def draft(
         torch.tensor([start for _, start, _, _ in batch]),
         torch.tensor([request for request, *_ in batch]),
         num_drafts,
+        **options,
     ).tolist()
 
 
@@ -96,7 +139,7 @@ def test_heads_that_would_fill_hopeless_places_are_not_computed(stop: int) -> No
 
     one, nothing = torch.tensor([9]), torch.tensor([0])
     step = (rows(0, 0, 9), nothing, one, nothing, nothing)
-    got = decoder.draft(*step, 6, None, lambda scores, _: scores.argmax(dim=-1), worth)
+    got = decoder.draft(*step, 6, None, lambda scores, *_: scores.argmax(dim=-1), worth)
     assert got.tolist() == [expected(0, 8, 2, stop)]
     assert decoder.heads.computed == list(range(stop // 2))
     assert asked == [filled for filled in (2, 4) if filled <= stop]
@@ -121,3 +164,63 @@ def test_draft_is_int64_for_any_number_of_places() -> None:
     for num_drafts in (0, 1, 4):
         got = decoder.draft(rows(0, 0, 1), zero, one, zero, zero, num_drafts)
         assert (got.dtype, got.shape) == (torch.int64, (1, num_drafts))
+
+
+@pytest.mark.parametrize("may_look", [False, True])
+@pytest.mark.parametrize(("n_heads", "stride"), SHAPES)
+def test_texts_that_say_nothing_change_nothing(n_heads: int, stride: int, may_look: bool) -> None:
+    """Drafts are those without copying; who may look asks for the places of all heads at once."""
+    batch = [(1, 0, 7, 0), (0, 0, 5, 2)]
+    for num_drafts in range(1, min(n_heads * stride, 6) + 1):
+        wanted = draft(make_decoder(n_heads, stride), batch, num_drafts)
+        decoder = make_decoder(n_heads, stride)
+        decoder.copying = copying_of()
+        best = Best(decoder.heads, None)  # type: ignore[arg-type]
+        assert draft(decoder, batch, num_drafts, choose=best, may_look=may_look) == wanted
+        needed = -(-num_drafts // stride)
+        assert decoder.heads.computed == ([needed] if may_look else list(range(needed)))
+        assert not decoder.copying.sources.any()
+
+
+@pytest.mark.parametrize("history", [History, LazyHistory])
+def test_no_head_is_asked_where_every_text_decides(history: type[History]) -> None:
+    """The history takes note of such a step: the next draft reads its rows."""
+    decoder = make_decoder(2, 2)
+    decoder.history = history(3, 2, 2, torch.float32, "cpu")
+    decoder.copying = copying_of(r0=[7, 8, 9, 10], r1=[4, 4, 4, 4])
+    decoder.heads, telling = SilentHeads(), decoder.heads
+    spared = Best(decoder.heads, None)  # type: ignore[arg-type]
+    got = draft(decoder, [(1, 0, 7, 0), (0, 0, 5, 2)], 4, choose=spared, may_look=True)
+    assert got == [[4, 4, 4, 4], [7, 8, 9, 10]]
+    assert decoder.copying.sources[:2, :4].all()
+
+    decoder.heads, decoder.copying = telling, None
+    got = draft(decoder, [(0, 5, 1, 0), (1, 7, 1, 0)], 4)
+    assert got == [expected(0, 5, 2, 4), expected(1, 7, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("odds", "tokens"),
+    [
+        (5.0, {"r0": [7, 8, 9, 10]}),  # request 1 has no match
+        (5.0, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, TOKENS]}),  # its last token cannot be sampled
+        (-0.1, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, 4]}),  # the heads could outweigh them
+    ],
+)
+def test_heads_are_asked_where_any_text_might_not_decide(
+    odds: float, tokens: dict[str, list[int]]
+) -> None:
+    decoder = make_decoder(2, 2)
+    decoder.copying = copying_of(odds, **tokens)
+    best = Best(decoder.heads, None)  # type: ignore[arg-type]
+    batch = [(0, 0, 5, 0), (1, 0, 7, 0)]
+    draft(decoder, batch, 4, choose=best, may_look=True)
+    assert decoder.heads.computed == [0, 1]
+
+
+def test_a_drawn_draft_asks_the_heads_whatever_the_texts_say() -> None:
+    """A draw may leave the text, and the rejection sampler must know what it was drawn from."""
+    decoder = make_decoder(2, 2)
+    decoder.copying = copying_of(r0=[7, 8, 9, 10])
+    draft(decoder, [(0, 0, 5, 0)], 4, choose=lambda scores, *_: scores.argmax(1), may_look=True)
+    assert decoder.heads.computed == [0, 1]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vllm_lmtp.method.choice import ConfidentBest, Drawn, Meter
+from vllm_lmtp.method.choice import Best, Drawn, Meter
 from vllm_lmtp.method.confidence import Confidence, log_odds, worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
 
@@ -70,7 +70,7 @@ def test_both_choosers_note_how_likely_the_best_token_is() -> None:
     shares = found.softmax(-1)
     into = torch.zeros(6, 3)
     meter = Meter(Confidence([], 3), into)
-    best = ConfidentBest(OneRank(), meter)(found, 1)
+    best = Best(OneRank(), meter)(found, 1)
     assert best.tolist() == found.argmax(-1).tolist()
     assert torch.allclose(into[:4, 1], shares.amax(-1), atol=1e-6)
     drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), 0.5, meter)(found, 2)

@@ -10,13 +10,21 @@ import pytest
 import yaml
 
 from tests.support.dashboard import NAME, dashboard, expressions, metric_names
-from vllm_lmtp.observe.metrics import ACCEPTED, COLD, DRAFT_SECONDS, DRAFTED
+from vllm_lmtp.observe.metrics import (
+    ACCEPTED,
+    ACCEPTED_BY_SOURCE,
+    COLD,
+    DRAFT_SECONDS,
+    DRAFTED,
+    DRAFTED_BY_SOURCE,
+)
 
 SCRAPE = Path(__file__).parents[2] / "configs" / "prometheus" / "prometheus.yaml"
 
 
 def test_every_metric_of_ours_is_shown() -> None:
-    counters = {f"{name.removeprefix('vllm:')}_total" for name in (DRAFTED, ACCEPTED, COLD)}
+    names = (DRAFTED, ACCEPTED, DRAFTED_BY_SOURCE, ACCEPTED_BY_SOURCE, COLD)
+    counters = {f"{name.removeprefix('vllm:')}_total" for name in names}
     seconds = {f"{DRAFT_SECONDS.removeprefix('vllm:')}_{end}" for end in ("sum", "count", "bucket")}
     assert counters | seconds <= metric_names()
 

@@ -15,12 +15,16 @@ from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, S
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.observe.metrics import (
     ACCEPTED,
+    ACCEPTED_BY_SOURCE,
     COLD,
     DRAFT_SECONDS,
     DRAFTED,
+    DRAFTED_BY_SOURCE,
     add_cold_draft,
+    add_copied_tokens,
     add_draft_passes,
     cold_drafts,
+    copied_tokens,
     draft_passes,
     with_leap_metrics,
 )
@@ -73,6 +77,35 @@ def test_places_are_counted_by_head_and_lag() -> None:
     assert value(registry, COLD) == 1
 
 
+def by_source(registry: Any, engine: int = 0) -> dict[str, list[float | None]]:
+    """Draft and accepted tokens of each source."""
+    return {
+        source: [
+            value(registry, name, engine, source=source)
+            for name in (DRAFTED_BY_SOURCE, ACCEPTED_BY_SOURCE)
+        ]
+        for source in ("head", "copy")
+    }
+
+
+def test_tokens_are_counted_by_source() -> None:
+    """Sources together are what vLLM counts, whether a step says anything of them or not."""
+    prom, registry = make(lmtp_config())
+    assert by_source(registry) == {"head": [0, 0], "copy": [0, 0]}
+    steps = [stats_of((4, 3), (2, 1)), stats_of((4, 4), cold=1), stats_of((3, 2))]
+    add_copied_tokens(steps[0], 3, 2)
+    add_copied_tokens(steps[0], 2, 1)
+    add_copied_tokens(steps[1], 4, 4)
+    for number, step in enumerate(steps):
+        prom.observe(step, engine_idx=int(number == 1))
+    assert by_source(registry, engine=0) == {"head": [4, 3], "copy": [5, 3]}
+    assert by_source(registry, engine=1) == {"head": [0, 0], "copy": [4, 4]}
+    for engine in ENGINES:
+        for place, name in enumerate(("num_draft_tokens", "num_accepted_tokens")):
+            total = value(registry, f"vllm:spec_decode_{name}", engine)
+            assert total == sum(counts[place] for counts in by_source(registry, engine).values())
+
+
 def test_engines_are_counted_apart() -> None:
     prom, registry = make(lmtp_config())
     prom.observe(stats_of((4, 4), cold=2), engine_idx=1)
@@ -82,7 +115,7 @@ def test_engines_are_counted_apart() -> None:
 
 
 def test_vllms_own_counters_stay_as_they_are() -> None:
-    """The number that rides along must show up in none of them."""
+    """The numbers that ride along must show up in none of them."""
     plain_registry = prometheus_client.CollectorRegistry()
 
     class Plain(SpecDecodingProm):
@@ -90,7 +123,10 @@ def test_vllms_own_counters_stay_as_they_are() -> None:
 
     Plain(lmtp_config(), LABELS, ENGINES).observe(stats_of((4, 3), (2, 1)))
     prom, registry = make(lmtp_config())
-    prom.observe(stats_of((4, 3), (2, 1), cold=2))
+    ours = stats_of((4, 3), (2, 1), cold=2)
+    add_copied_tokens(ours, 4, 2)
+    add_draft_passes(ours, [700])
+    prom.observe(ours)
 
     for metric in plain_registry.collect():
         for sample in metric.samples:
@@ -132,7 +168,19 @@ def test_cold_drafts_ride_behind_the_last_place() -> None:
     add_cold_draft(stats)
     add_cold_draft(stats)
     assert cold_drafts(stats) == 2
-    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 2]
+    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 2, 0, 0]
+
+
+def test_copied_tokens_ride_along_beside_all_else() -> None:
+    stats = stats_of((4, 2))
+    assert copied_tokens(stats) == (0, 0)
+    add_copied_tokens(stats, 3, 1)
+    add_draft_passes(stats, [2000])
+    add_cold_draft(stats)
+    add_copied_tokens(stats, 4, 2)
+    stats.observe_draft(4, 4)
+    assert (cold_drafts(stats), copied_tokens(stats), draft_passes(stats)) == (1, (7, 3), [2000])
+    assert stats.num_draft_tokens_per_pos[:4] == [2, 2, 2, 2]
 
 
 def test_draft_times_ride_along_with_and_without_cold_drafts() -> None:
@@ -157,13 +205,18 @@ def test_draft_times_ride_along_with_and_without_cold_drafts() -> None:
 def test_drafts_observed_after_a_cold_one_keep_their_places() -> None:
     stats = stats_of(cold=1)
     stats.observe_draft(4, 4)
-    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 1]
+    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 1, 0, 0]
     assert cold_drafts(stats) == 1
 
 
-def test_the_number_travels_with_the_stats() -> None:
+def test_the_numbers_travel_with_the_stats() -> None:
     sent = stats_of((4, 2), cold=3)
-    assert cold_drafts(SpecDecodingStats(**json.loads(json.dumps(asdict(sent))))) == 3
+    add_copied_tokens(sent, 2, 1)
+    add_draft_passes(sent, [1500])
+    received = SpecDecodingStats(**json.loads(json.dumps(asdict(sent))))
+    assert cold_drafts(received) == 3
+    assert copied_tokens(received) == (2, 1)
+    assert draft_passes(received) == [1500]
 
 
 def test_vllms_log_takes_steps_with_and_without_cold_drafts() -> None:
@@ -183,11 +236,12 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         RaySpecDecodingProm,
     )
 
-    counted: dict[tuple[str, str, str], float] = {}
+    counted: dict[tuple[str, ...], float] = {}
 
     def inc(self: Any, value: float = 1.0) -> None:
         tags = {**self.metric.info["default_tags"], **self._tags}
-        key = (self.metric.info["name"], tags.get("head", ""), tags.get("lag", ""))
+        labels = [tags[label] for label in ("head", "lag", "source") if label in tags]
+        key = (self.metric.info["name"], *labels)
         counted[key] = counted.get(key, 0) + value
 
     observed: dict[str, list[float]] = {}
@@ -200,10 +254,14 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     extended = with_leap_metrics(RaySpecDecodingProm, RayHistogramWrapper)
     prom = extended(lmtp_config(), LABELS, ENGINES)
     stats = stats_of((4, 3), (4, 0), cold=1)
+    add_copied_tokens(stats, 5, 2)
     add_draft_passes(stats, [1500])
     prom.observe(stats)
     assert observed == {"vllm_lmtp_draft_seconds": [0.0015]}
     assert counted["vllm_lmtp_num_draft_tokens", "0", "1"] == 2
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "1"] == 1
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "0"] == 0
-    assert counted["vllm_lmtp_num_cold_drafts", "", ""] == 1
+    assert counted["vllm_lmtp_num_cold_drafts",] == 1
+    for kind, of_heads, of_copies in (("draft", 3, 5), ("accepted", 1, 2)):
+        assert counted[f"vllm_lmtp_num_{kind}_tokens_by_source", "head"] == of_heads
+        assert counted[f"vllm_lmtp_num_{kind}_tokens_by_source", "copy"] == of_copies

@@ -9,7 +9,7 @@ import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_lmtp.observe import watch
-from vllm_lmtp.observe.metrics import cold_drafts
+from vllm_lmtp.observe.metrics import cold_drafts, copied_tokens
 
 DRAFTS = 6
 
@@ -136,3 +136,74 @@ def test_models_that_count_drafts_without_speculation_are_left_alone() -> None:
     watch.note_admissions(scheduler, step(new={"a": 0}))
     watch.note_verdict(scheduler, None, None, 4, 0, None, "a")
     assert not hasattr(scheduler.requests["a"], "lmtp_start")
+
+
+# --- what was copied ------------------------------------------------------------------------------
+
+DRAFT = [True, False, True, True, False, True]
+
+
+def copied(scheduler: Any, drafted: int, accepted: int) -> tuple[int, int]:
+    """Copied tokens noted for one verdict on request `a`."""
+    stats = SpecDecodingStats.new(DRAFTS)
+    watch.note_verdict(scheduler, stats, None, drafted, accepted, None, "a")
+    return copied_tokens(stats)
+
+
+@pytest.mark.parametrize(
+    ("drafted", "accepted", "wanted"),
+    [
+        (6, 6, (4, 4)),
+        (6, 0, (4, 0)),
+        (6, 3, (4, 2)),
+        (3, 3, (2, 2)),
+        (1, 1, (1, 1)),
+        (5, 2, (3, 1)),
+    ],
+)
+def test_copied_tokens_are_those_that_were_judged(
+    drafted: int, accepted: int, wanted: tuple[int, int]
+) -> None:
+    """A schedule may leave a draft's tail out, and of the rest a part is refused."""
+    scheduler = make_scheduler(3, a=20)
+    scheduler.requests["a"].lmtp_copied = DRAFT
+    assert copied(scheduler, drafted, accepted) == wanted
+
+
+def test_requests_are_counted_together_in_a_step() -> None:
+    scheduler, stats = make_scheduler(3, a=20, b=20), SpecDecodingStats.new(DRAFTS)
+    scheduler.requests["a"].lmtp_copied = DRAFT
+    scheduler.requests["b"].lmtp_copied = [True] * 6
+    for req_id, accepted in (("a", 1), ("b", 4)):
+        watch.note_verdict(scheduler, stats, None, DRAFTS, accepted, None, req_id)
+    assert copied_tokens(stats) == (10, 5)
+
+
+def test_drafts_of_the_heads_alone_say_nothing_of_copies() -> None:
+    scheduler = make_scheduler(3, a=20)
+    for of_heads in (None, (), [False] * 6):
+        if of_heads is not None:
+            scheduler.requests["a"].lmtp_copied = of_heads
+        stats = SpecDecodingStats.new(DRAFTS)
+        watch.note_verdict(scheduler, stats, None, DRAFTS, 1, None, "a")
+        assert stats.num_draft_tokens_per_pos == [0] * DRAFTS
+
+
+def test_a_preempted_request_forgets_its_draft() -> None:
+    """Nobody judges it, and vLLM pads a resumed request with drafts that nobody made."""
+    scheduler = make_scheduler(3, a=20, b=20)
+    watch.note_admissions(scheduler, step(new={"a": 0, "b": 0}))
+    for req_id in ("a", "b"):
+        scheduler.requests[req_id].lmtp_copied = DRAFT
+    watch.note_admissions(scheduler, step(cached={"b": 19, "a": 0}, resumed=("a",)))
+    assert copied(scheduler, 6, 3) == (0, 0)
+    assert scheduler.requests["b"].lmtp_copied == DRAFT
+    scheduler.requests["a"].lmtp_copied = DRAFT  # of a draft after that
+    assert copied(scheduler, 6, 3) == (4, 2)
+
+
+def test_copies_are_not_counted_where_statistics_are_off() -> None:
+    scheduler = make_scheduler(3, a=20)
+    scheduler.requests["a"].lmtp_copied = DRAFT
+    watch.note_verdict(scheduler, None, None, DRAFTS, 0, None, "a")
+    assert scheduler.lmtp_refused == 1

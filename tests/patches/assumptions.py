@@ -13,7 +13,9 @@ from tests.patches.sources import Sources
 from vllm_lmtp.patches import PATCHES
 
 ARGS = "vllm.engine.arg_utils"
-SPEC_DECODE = "vllm.v1.worker.gpu.spec_decode"
+V2 = "vllm.v1.worker.gpu"
+SPEC_DECODE = f"{V2}.spec_decode"
+STATES = f"{V2}.states"
 OURS = Sources(Path(vllm_lmtp.__file__).parent.parent)
 
 
@@ -88,8 +90,69 @@ def runner_v1_hands_our_proposer_what_it_takes(vllm: Sources) -> None:
     assert theirs == OURS.parameters("vllm_lmtp.runner_v1.proposer", "LMTPProposer.propose")
 
 
+def in_order(text: str, *parts: str) -> None:
+    """Each part stands in the text once, behind the one before it."""
+    for part in parts:
+        assert text.count(part) == 1, f"{part}: {text.count(part)} times"
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places), parts
+
+
 def runner_v2_builds_speculators_from_the_config(vllm: Sources) -> None:
-    assert vllm.parameters(SPEC_DECODE, "init_speculator")[:2] == ["vllm_config", "device"]
+    parameters = vllm.parameters(SPEC_DECODE, "init_speculator")
+    assert parameters == ["vllm_config", "device", "req_states"]
+    built = vllm.source(f"{V2}.model_runner", "GPUModelRunner.__init__")
+    in_order(built, "init_speculator(", "self.vllm_config, self.device, self.req_states")
+
+
+def runner_v2_hands_nobody_the_texts_before_us(vllm: Sources) -> None:
+    """texts.SlotTexts puts a tensor of its own into the state; who kept the old one would go on
+    with texts that nobody writes."""
+    built = vllm.source(f"{V2}.model_runner", "GPUModelRunner.__init__")
+    before, _ = built.split("init_speculator(", 1)
+    assert before.count("self.req_states") == 1
+    assert "self.req_states = RequestState(" in before
+
+
+def runner_v2_keeps_the_texts_we_read(vllm: Sources) -> None:
+    states = vllm.source(STATES, "RequestState.__init__")
+    for size in ("max_num_reqs", "max_model_len"):
+        assert f"self.{size} = {size}" in states, size
+    _, texts = states.split("self.all_token_ids = StagedWriteTensor(", 1)
+    in_order(texts.split(")\n", 1)[0], "(self.max_num_reqs, self.max_model_len)", "torch.int32")
+    _, lengths = states.split("self.total_len = StagedWriteTensor(", 1)
+    in_order(lengths.split(")\n", 1)[0], "self.max_num_reqs", "torch.int32")
+    staged = f"{V2}.buffer_utils"
+    parameters = vllm.parameters(staged, "StagedWriteTensor.__init__")
+    assert parameters[:4] == ["self", "size", "dtype", "device"]
+    assert "self.gpu = " in vllm.source(staged, "StagedWriteTensor.__init__")
+
+
+def runner_v2_writes_what_was_sampled_before_it_drafts(vllm: Sources) -> None:
+    runner = f"{V2}.model_runner"
+    step = vllm.source(runner, "GPUModelRunner.sample_tokens")
+    in_order(step, "self.postprocess_sampled(", "self.speculator.propose(")
+    written = vllm.source(runner, "GPUModelRunner.postprocess_sampled")
+    in_order(written, "self.req_states.all_token_ids.gpu", "self.req_states.total_len.gpu")
+
+
+def runner_v1_keeps_the_texts_we_read(vllm: Sources) -> None:
+    batch = "vllm.v1.worker.gpu_input_batch"
+    built = vllm.source(batch, "InputBatch.__init__")
+    for name in ("token_ids_cpu", "num_tokens_no_spec", "is_token_ids"):
+        assert f"self.{name} = self." in built, name
+    vllm.find(batch, "InputBatch.req_ids")
+
+
+def runner_v1_writes_what_was_sampled_before_it_drafts(vllm: Sources) -> None:
+    runner = "vllm.v1.worker.gpu_model_runner"
+    step = vllm.source(runner, "GPUModelRunner.sample_tokens")
+    in_order(
+        step, "self._bookkeeping_sync(", "        propose_draft_token_ids(valid_sampled_token_ids)"
+    )
+    written = vllm.source(runner, "GPUModelRunner._bookkeeping_sync")
+    for name in ("token_ids_cpu", "num_tokens_no_spec", "is_token_ids"):
+        assert f"self.input_batch.{name}[req_idx" in written, name
 
 
 def runner_v2_hands_our_speculator_what_it_takes(vllm: Sources) -> None:
@@ -153,9 +216,8 @@ def speculators_have_the_hooks_we_override(vllm: Sources) -> None:
 
 
 def runner_v2_gives_slots_where_we_watch(vllm: Sources) -> None:
-    states = "vllm.v1.worker.gpu.states"
-    assert vllm.parameters(states, "RequestState.add_request")[:2] == ["self", "req_id"]
-    assert "req_id_to_index" in vllm.text(states)
+    assert vllm.parameters(STATES, "RequestState.add_request")[:2] == ["self", "req_id"]
+    assert "req_id_to_index" in vllm.text(STATES)
 
 
 def scheduler_judges_drafts_as_our_watch_expects(vllm: Sources) -> None:
@@ -188,7 +250,17 @@ def counters_are_built_as_ours_extend_them(vllm: Sources) -> None:
         vllm.find(metrics, f"SpecDecodingStats.{field}")
 
 
-def runners_return_what_carries_draft_times(vllm: Sources) -> None:
+def log_of_speculation_adds_up_what_we_compare_with(vllm: Sources) -> None:
+    logging = "vllm.v1.spec_decode.metrics"
+    parameters = vllm.parameters(logging, "SpecDecodingLogging.observe")
+    assert parameters == ["self", "spec_decoding_stats"]
+    assert vllm.parameters(logging, "SpecDecodingLogging.log") == ["self", "log_fn"]
+    observed = vllm.source(logging, "SpecDecodingLogging.observe")
+    for name in ("num_draft_tokens", "num_accepted_tokens"):
+        assert f"self.{name}.append(spec_decoding_stats.{name})" in observed, name
+
+
+def runners_return_what_carries_draft_reports(vllm: Sources) -> None:
     for runner in ("gpu_model_runner", "gpu.model_runner"):
         vllm.find(f"vllm.v1.worker.{runner}", "GPUModelRunner.sample_tokens")
     assert "self.model_runner_output = model_runner_output" in vllm.text(
@@ -234,6 +306,11 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v1_is_built_from_the_config,
     runner_v1_hands_our_proposer_what_it_takes,
     runner_v2_builds_speculators_from_the_config,
+    runner_v2_hands_nobody_the_texts_before_us,
+    runner_v2_keeps_the_texts_we_read,
+    runner_v2_writes_what_was_sampled_before_it_drafts,
+    runner_v1_keeps_the_texts_we_read,
+    runner_v1_writes_what_was_sampled_before_it_drafts,
     runner_v2_hands_our_speculator_what_it_takes,
     runner_v2_draws_and_keeps_as_we_ask,
     runner_v1_samples_plainly_without_metadata,
@@ -244,7 +321,8 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runner_v2_gives_slots_where_we_watch,
     scheduler_judges_drafts_as_our_watch_expects,
     counters_are_built_as_ours_extend_them,
-    runners_return_what_carries_draft_times,
+    log_of_speculation_adds_up_what_we_compare_with,
+    runners_return_what_carries_draft_reports,
     cpu_kernel_takes_the_arguments_we_read,
     nobody_reads_the_list_that_carries_cold_drafts,
 )

@@ -42,6 +42,16 @@ class Sources:
             found = _binding_of(name, found, f"{module}:{attribute}")
         return found
 
+    def source(self, module: str, attribute: str) -> str:
+        """The text of the statement that binds `attribute` in a module.
+
+        Raises:
+            LookupError: nothing in the module binds it.
+        """
+        found = ast.get_source_segment(self.text(module), self.find(module, attribute))
+        assert found is not None
+        return found
+
     def parameters(self, module: str, function: str) -> list[str]:
         """Names of a function's parameters in order, keyword-only ones last.
 

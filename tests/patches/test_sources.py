@@ -65,6 +65,14 @@ def test_missing_modules_are_not_found(tree: Sources) -> None:
         tree.find("pkg.gone", "x")
 
 
+def test_the_text_of_a_statement_is_its_own_alone(tree: Sources) -> None:
+    assert tree.source("pkg.module", "x") == "x: int = 1"
+    method = "async def method(self, value=1): hidden = 1"
+    assert tree.source("pkg.module", "Outer.Inner.method") == method
+    with pytest.raises(LookupError):
+        tree.source("pkg.module", "Outer.gone")
+
+
 def test_parameters_come_in_order(tree: Sources) -> None:
     assert tree.parameters("pkg.module", "chosen") == ["one", "two", "three"]
     assert tree.parameters("pkg.module", "Outer.Inner.method") == ["self", "value"]

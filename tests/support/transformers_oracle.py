@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.support.chain.target import Counters
+from tests.support.copy_search import CopiedDraft
+from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
 
 
 @dataclass
@@ -25,10 +27,12 @@ class Oracle:
     """Target and heads in float32, run by transformers.
 
     folder: holds the heads. target: an ordinary model; None when `folder` is a stage-1 checkpoint.
+    copies: whether drafts copy from the text.
     """
 
     folder: Path
     target: Path | None = None
+    copies: bool = True
 
     def __post_init__(self) -> None:
         raw = json.loads((self.folder / "config.json").read_text())
@@ -59,6 +63,9 @@ class Oracle:
             for i in range(self.n_heads)
         ]
         self.eos = raw.get("eos_token_id")
+        self.vocab_size = raw["vocab_size"]
+        fitted = raw.get("scorer", {}).get("copying", {}).get("log_odds")
+        self.copy_odds = (fitted or list(DEFAULT_LOG_ODDS))[:8]
 
     def _stage1_backbone(self, tensors: dict[str, torch.Tensor]) -> Any:
         config = AutoConfig.from_pretrained(self.folder)
@@ -98,6 +105,12 @@ class Oracle:
         while length < stop:
             newest = length - 2  # the last position whose hidden state is final
             accepted, previous, memory = 0, truth[length - 1], self._begin(states[newest])
+            copy = CopiedDraft(
+                truth[:length],
+                num_drafts if self.copies else 0,
+                self.copy_odds if self.copies else (),
+                self.vocab_size,
+            )
             counters.num_drafts += 1
             counters.cold += newest + 1 < self.stride
             for place in range(num_drafts):
@@ -107,11 +120,18 @@ class Oracle:
                 lag = min(self.stride * head + 1 - offset, newest)
                 memory = self._read(memory, previous)
                 votes = logits[head - 1][newest - lag] + self._said(memory, head - 1)
-                previous = self._draft(head - 1, votes, previous)
+                votes = self._added(head - 1, votes, previous)
+                if copy.weight(place):
+                    previous = copy.fill(place, self._opinion(votes))[0]
+                else:
+                    previous = self._token(int(votes.argmax()))
+                    copy.leave_to_heads(place, previous)
                 right = previous == truth[newest + offset]
                 if right and accepted == place:
                     accepted += 1
                     counters.accepted_per_pos[place] += 1
+            counters.copied += sum(copy.sources)
+            counters.copied_accepted += sum(copy.sources[:accepted])
             length += accepted + 1
         return truth[len(prompt) : stop], counters
 
@@ -163,12 +183,20 @@ class Oracle:
         output = self.term["output"]
         return (output if output.dim() == 2 else output[head]) @ memory
 
-    def _draft(self, head: int, votes: torch.Tensor, previous: int) -> int:
-        """The token that a head (from 0) drafts after `previous`; votes: its logits [D]."""
-        if self.added is not None:
-            votes = votes + self.added[min(head, len(self.added) - 1), previous]
-        best = int(votes.argmax())
+    def _added(self, head: int, votes: torch.Tensor, previous: int) -> torch.Tensor:
+        """The logits [D] of a head (from 0), and what `previous` adds to them."""
+        if self.added is None:
+            return votes
+        return votes + self.added[min(head, len(self.added) - 1), previous]
+
+    def _token(self, best: int) -> int:
+        """The target's token of one of the heads' vocabulary."""
         return best if self.draft_ids is None else self.draft_ids[best]
+
+    def _opinion(self, votes: torch.Tensor) -> dict[int, float]:
+        """The probability of every token that the heads can name."""
+        shares = votes.double().softmax(dim=-1).tolist()
+        return {self._token(row): share for row, share in enumerate(shares)}
 
     @staticmethod
     def _logits(head: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:

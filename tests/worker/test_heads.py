@@ -243,6 +243,10 @@ def test_block_copies_that_differ_are_refused(tmp_path: Path, kind: str) -> None
     assert "resblock.0" in refusal.found
 
 
+class WaitsError(Exception):
+    """A pretended rank has sent its part and has nothing to go on with yet."""
+
+
 @pytest.fixture
 def on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Calls a function with the heads of each of `tp_size` ranks, one after another."""
@@ -254,20 +258,27 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
             monkeypatch.setattr(f"{EMBEDDING}.get_tensor_model_parallel_rank", lambda r=rank: r)
             ranks.append(load(folder, torch.float32))
 
-        def collect(part: torch.Tensor, dim: int) -> torch.Tensor:
+        exchange = "vllm_lmtp.worker.heads.tensor_model_parallel_all_gather"
+
+        def send(part: torch.Tensor, dim: int) -> torch.Tensor:
             assert dim == -1
             sent.append(part)
-            return part.repeat(1, tp_size)
+            raise WaitsError
 
-        monkeypatch.setattr("vllm_lmtp.worker.heads.tensor_model_parallel_all_gather", collect)
+        monkeypatch.setattr(exchange, send)
         for heads in ranks:
-            call(heads)
-        assert len(sent) == tp_size  # one exchange
-        gathered = torch.cat(sent, dim=-1)
-        monkeypatch.setattr(
-            "vllm_lmtp.worker.heads.tensor_model_parallel_all_gather", lambda part, dim: gathered
-        )
-        return [call(heads) for heads in ranks]
+            with pytest.raises(WaitsError):
+                call(heads)
+        gathered, exchanges = torch.cat(sent, dim=-1), []
+
+        def receive(part: torch.Tensor, dim: int) -> torch.Tensor:
+            exchanges.append(dim)
+            return gathered
+
+        monkeypatch.setattr(exchange, receive)
+        results = [call(heads) for heads in ranks]
+        assert exchanges == [-1] * tp_size  # one a rank
+        return results
 
     return compute
 
@@ -300,6 +311,36 @@ def test_the_best_token_and_how_likely_it_is(
     ):
         assert torch.equal(tokens, shares.argmax(-1))
         assert torch.allclose(likely, shares.amax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocab", "tp_size"), RANKS)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_the_best_token_and_how_likely_another_is(
+    tmp_path: Path, on_ranks, vocab: int, tp_size: int, reduced: bool
+) -> None:
+    """Every token that there is, in whichever shard; -inf for those that the heads cannot name."""
+    if reduced:
+        chosen = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:vocab]
+        ids, target = chosen.sort().values, 1000
+        folder, tensors = save_reduced(tmp_path, vocab, ids.tolist())
+    else:
+        ids, target = torch.arange(vocab), vocab
+        tensors = folders.heads(2, 1, HIDDEN, vocab, torch.float32)
+        folder = save(tmp_path, tensors)
+    rows, tokens = random_rows(target, torch.float32), torch.arange(target)
+    shares = torch.full((target, target), float("-inf"))
+    shares[:, ids] = logits(tensors, 1, rows, 1).log_softmax(-1)
+
+    def call(heads):  # type: ignore[no-untyped-def]
+        return heads.best_beside(heads.logits(rows, 1), tokens)
+
+    for best, of_best, of_tokens in [call(load(folder, torch.float32))] * (
+        tp_size == 1
+    ) or on_ranks(folder, tp_size, call):
+        assert torch.equal(best, shares.argmax(-1))
+        assert torch.allclose(of_best, shares.amax(-1), atol=1e-4)
+        assert torch.equal(of_tokens.isneginf(), shares.diagonal().isneginf())
+        assert torch.allclose(of_tokens, shares.diagonal(), atol=1e-4)
 
 
 @pytest.mark.parametrize(("vocab", "tp_size"), [(97, 1), (509, 2), (130, 3)])

@@ -109,6 +109,12 @@ def find_refusals(
             faults.append(
                 Refusal(WHERE, rule.field, repr(value), f"{expected}: {rule.reason}", rule.remedy)
             )
+    least = settings.options.get("lmtp_copy_min_match", 1)
+    longest = settings.options.get("lmtp_copy_max_match", least)
+    if least > longest:
+        expected = f"at most {longest}, the longest match that is told apart"
+        remedy = "lower it, or raise lmtp_copy_max_match"
+        faults.append(Refusal(WHERE, "lmtp_copy_min_match", str(least), expected, remedy))
     draft_tp = settings.options.get("draft_tensor_parallel_size")
     if draft_tp not in (None, settings.tensor_parallel_size):
         faults.append(

@@ -17,6 +17,7 @@ from vllm_lmtp.config.fit import WHERE, EngineSettings, Target, find_refusals
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.formats.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.formats.scorer_tensors import MOST_MATCH
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.observe.node import check_versions, versions
 from vllm_lmtp.plugin import register
@@ -54,6 +55,10 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         (docs/results/scorer.md, Temperature of a drawn draft).
     lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
         model's.
+    lmtp_copy: "on" lets drafts copy what the request's own text says; "off" asks the heads alone,
+        bit for bit as before there was copying.
+    lmtp_copy_min_match, lmtp_copy_max_match: how many newest tokens must have stood in the text
+        before, and up to how many are told apart.
     """
 
     if TYPE_CHECKING:  # vLLM's own fields that are read here
@@ -68,6 +73,9 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     lmtp_draft_temperature: float = Field(default=0.6, ge=0.05, le=10, allow_inf_nan=False)
     lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
+    lmtp_copy: Literal["on", "off"] = "on"
+    lmtp_copy_min_match: int = Field(default=1, ge=1, le=MOST_MATCH)
+    lmtp_copy_max_match: int = Field(default=8, ge=1, le=MOST_MATCH)
     lmtp_engine_args: dict[str, Any] = Field(default_factory=dict)
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
@@ -175,7 +183,8 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
         if fault["type"] == "unexpected_keyword_argument":
             known = (
                 "lmtp_stride, lmtp_scorer, lmtp_min_confidence, lmtp_draft_temperature, "
-                "lmtp_head_dtype or one of vLLM's speculative options"
+                "lmtp_head_dtype, lmtp_copy, lmtp_copy_min_match, lmtp_copy_max_match "
+                "or one of vLLM's speculative options"
             )
             refusals.append(
                 Refusal(WHERE, field, "an unknown key", known, "correct the spelling or remove it")

@@ -15,6 +15,9 @@ from typing import Any, TypeGuard
 from vllm_lmtp.errors import Refusal
 from vllm_lmtp.formats.tensors import FLOAT_DTYPES, INT8, TensorInfo
 
+MOST_MATCH = 64
+"""The longest match of a text with itself that is told from longer ones."""
+
 MARKOV, RECURRENT, TABLE = "markov", "recurrent", "table"
 EMBED, OUTPUT, START, CARRY = "embed", "output", "start", "carry"
 IDS, RATIOS = "ids", "ratios"
@@ -28,6 +31,7 @@ MAY_BE_INT8 = (EMBED, OUTPUT)
 TERMS = (MARKOV, RECURRENT)
 FIELD = "scorer"
 CONFIDENCE = "confidence"
+COPYING, LOG_ODDS = "copying", "log_odds"
 LINE = ("slope", "intercept")
 
 
@@ -47,11 +51,13 @@ SCORER_TENSORS = tuple(
 @dataclass(frozen=True)
 class ScorerFacts:
     """The scorer of a folder. kind: of `REQUIRED`. weight: of a table's ratios; 1 for a term.
-    confidence: (slope, intercept) of each place, where it was calibrated."""
+    confidence: (slope, intercept) of each place, where it was calibrated. copy_log_odds: of what
+    the request's text says, by length of match, where they were fitted."""
 
     kind: str
     weight: float = 1.0
     confidence: tuple[tuple[float, float], ...] = ()
+    copy_log_odds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,9 @@ def read_scorer(
         where = str(config_file)
         faults.append(Refusal(where, f"{FIELD}.weight", shown(weight), expected, remedy))
         weight = 1.0
-    lines, found = _lines(str(config_file), stated.get(CONFIDENCE))
-    return ScorerFacts(kind, float(weight), lines), faults + found
+    lines, unread = _lines(str(config_file), stated.get(CONFIDENCE))
+    odds, unfit = _copy_log_odds(str(config_file), stated.get(COPYING))
+    return ScorerFacts(kind, float(weight), lines, odds), faults + unread + unfit
 
 
 _RESTORE = "restore the file that was saved with the scorer, or remove scorer.* and its config"
@@ -134,6 +141,18 @@ def _lines(config_file: str, stated: Any) -> tuple[tuple[tuple[float, float], ..
         where = f"{field}.places[{number}]"
         faults.append(Refusal(config_file, where, shown(place), expected, remedy))
     return tuple(lines), faults
+
+
+def _copy_log_odds(config_file: str, stated: Any) -> tuple[tuple[float, ...], list[Refusal]]:
+    """What copies count by length of match, and their faults; none where nothing is stated."""
+    if stated is None:
+        return (), []
+    odds = stated.get(LOG_ODDS) if isinstance(stated, dict) else None
+    if isinstance(odds, list) and 1 <= len(odds) <= MOST_MATCH and all(map(_is_number, odds)):
+        return tuple(map(float, odds)), []
+    expected = f"an object with `{LOG_ODDS}`, a list of 1 to {MOST_MATCH} finite numbers"
+    remedy = "calibrate again: vllm-lmtp scorer calibrate"
+    return (), [Refusal(config_file, f"{FIELD}.{COPYING}", shown(stated), expected, remedy)]
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

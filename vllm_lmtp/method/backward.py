@@ -4,8 +4,9 @@ This is all of L-MTP that runs per step, shared by both of vLLM's runners: the h
 rows at lags k-1..0, each head reads its k rows in one product, and head after head yields k
 adjacent tokens, so the draft is contiguous from offset 2 on (arXiv 2505.17505, section 3). With a
 scorer each place is filled in the light of the one before it, which costs a step a place but no
-further pass through a head; so it is where the tokens are drawn (choice.py). Knows nothing of vLLM;
-the heads may be any object with these methods.
+further pass through a head; so it is where tokens are drawn (choice.py) or may be copied from the
+request's own text (copying.py). Knows nothing of vLLM; the heads may be any object with these
+methods.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Protocol
 
 import torch
 
-from vllm_lmtp.method.choice import Choose, ConfidentBest
+from vllm_lmtp.method.choice import Best, Choose
+from vllm_lmtp.method.copying import Copying, DraftedCopy
 from vllm_lmtp.method.history import History
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.method.scorer import Scorer
@@ -45,6 +47,8 @@ class BackwardDecoder:
         heads: the loaded heads.
         history: tails of all request slots, of the same stride.
         scorer: adds what the preceding token says; None for each place's own best token.
+        copying: lets the requests' own texts have a say, which takes a chooser; None to ask the
+            heads alone.
     """
 
     def __init__(
@@ -53,8 +57,10 @@ class BackwardDecoder:
         heads: Heads,
         history: History,
         scorer: Scorer | None = None,
+        copying: Copying | None = None,
     ) -> None:
         self.schedule = schedule
+        self.copying = copying
         self.scorer = scorer
         self.heads = heads
         self.history = history
@@ -70,6 +76,7 @@ class BackwardDecoder:
         sampled: torch.Tensor | None = None,
         choose: Choose | None = None,
         worth: Callable[[int], bool] | None = None,
+        may_look: bool = False,
     ) -> torch.Tensor:
         """Advance the history by one step and draft the tokens that follow it.
 
@@ -82,6 +89,8 @@ class BackwardDecoder:
             choose: picks the token of each place; None for the best.
             worth: asked before every head but the first, with the number of places filled, whether
                 any draft is worth going on with; None to fill all. Ranks must agree.
+            may_look: whether the device may be read here, to ask no head where the texts decide
+                every draft, and no text where none says anything.
 
         Returns:
             [R, num_drafts] int64, offsets 2..num_drafts+1 in order; fewer columns where it was not
@@ -91,6 +100,12 @@ class BackwardDecoder:
         if num_heads == 0:
             self.history.defer(hidden, first, kept, start, slots)
             return torch.empty(len(first), 0, dtype=torch.int64, device=hidden.device)
+        copy = None if self.copying is None else self.copying.begin(slots, num_drafts)
+        if may_look and copy is not None:
+            if isinstance(choose, Best) and copy.decides_all():
+                self.history.defer(hidden, first, kept, start, slots)
+                return choose.whole_copies(copy, num_drafts)
+            copy = copy if copy.says_anything() else None
         rows = self.history.advance(hidden, first, kept, start, slots)
         num_reqs, stride, size = rows.states.shape
         flat = rows.states.reshape(-1, size)
@@ -100,14 +115,15 @@ class BackwardDecoder:
             by_head = of_rows.view(num_reqs, stride, num_heads).transpose(1, 2)
             return by_head.reshape(num_reqs, -1)[:, :num_drafts]
 
-        if self.scorer is None and choose is None:
-            return ordered(self.heads.top_tokens(flat, num_heads))
-        if self.scorer is None and isinstance(choose, ConfidentBest) and worth is None:
+        independent = self.scorer is None and copy is None and worth is None
+        if independent and (choose is None or isinstance(choose, Best)):
+            if choose is None or choose.meter is None:
+                return ordered(self.heads.top_tokens(flat, num_heads))
             top, likely = choose.heads.top_with_log_probability(flat, num_heads)
             for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
                 choose.meter.note(place, log_probability)
             return ordered(top)
-        return self.fill(rows.states, sampled, num_drafts, choose, worth)
+        return self.fill(rows.states, sampled, num_drafts, choose, worth, copy)
 
     def fill(
         self,
@@ -116,6 +132,7 @@ class BackwardDecoder:
         num_drafts: int,
         choose: Choose | None,
         worth: Callable[[int], bool] | None = None,
+        copy: DraftedCopy | None = None,
     ) -> torch.Tensor:
         """The draft [R, num_drafts] int64, place after place.
 
@@ -123,6 +140,7 @@ class BackwardDecoder:
 
         Args:
             states: [R, k, H], oldest first. sampled, num_drafts, choose, worth: as in `draft`.
+            copy: what the texts say of these drafts, if they are asked.
         """
         num_reqs, stride, size = states.shape
         previous = sampled
@@ -142,6 +160,6 @@ class BackwardDecoder:
                 if choose is None:
                     previous = self.heads.best_tokens(scores)
                 else:
-                    previous = choose(scores, len(draft))
+                    previous = choose(scores, len(draft), copy)
                 draft.append(previous)
         return torch.stack(draft, dim=1)

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.observe.metrics import add_cold_draft, add_draft_passes
+from vllm_lmtp.observe.metrics import add_cold_draft, add_copied_tokens, add_draft_passes
 
 logger = init_logger("vllm.lmtp")
 
@@ -34,6 +34,7 @@ def note_admissions(scheduler: Any, output: Any) -> None:
         ]
     for req_id, computed in admitted:
         scheduler.requests[req_id].lmtp_start = computed
+        scheduler.requests[req_id].lmtp_copied = ()  # a draft from before a preemption is gone
 
 
 def note_verdict(
@@ -57,6 +58,10 @@ def note_verdict(
     known = request.num_tokens - 1 - getattr(request, "lmtp_start", 0)
     if stats is not None and known < config.lmtp_stride:
         add_cold_draft(stats)
+    copied = getattr(request, "lmtp_copied", ())
+    if stats is not None and any(copied):
+        drafted, accepted = copied[:num_draft_tokens], copied[:num_accepted_tokens]
+        add_copied_tokens(stats, sum(drafted), sum(accepted))
     if stats is not None and (passes := getattr(scheduler, "lmtp_passes", None)):
         add_draft_passes(stats, passes)
         scheduler.lmtp_passes = []

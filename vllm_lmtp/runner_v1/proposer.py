@@ -20,7 +20,9 @@ from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.confidence import worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
 from vllm_lmtp.runner_v1.slots import SlotTable
+from vllm_lmtp.runner_v1.texts import BatchTexts
 from vllm_lmtp.worker.drafter import Drafter, build_drafter
+from vllm_lmtp.worker.sources import SourceLog
 
 CLASS_PATH = "vllm_lmtp.runner_v1.proposer.LMTPProposer"
 
@@ -72,6 +74,7 @@ class LMTPProposer:
         # Twice the batch, so that requests that wait for a step seldom lose their slot.
         self.num_slots = 2 * vllm_config.scheduler_config.max_num_seqs
         self.slots = SlotTable(self.num_slots)
+        self.lmtp_sources = SourceLog()
         self.undrafted: dict[int, Any] = {}
         """vLLM's metadata of a step of one token each, by the number of requests."""
 
@@ -85,7 +88,10 @@ class LMTPProposer:
 
     def load_model(self, target_model: nn.Module) -> None:
         """Load the heads."""
-        self.drafter = build_drafter(self.vllm_config, self.num_slots, self.device)
+        self.texts = BatchTexts(self.device)
+        self.drafter = build_drafter(
+            self.vllm_config, self.num_slots, self.device, texts=self.texts
+        )
         self.decoder, self.model = self.drafter.decoder, self.drafter.heads
         config = self.vllm_config.speculative_config
         shape = self.vllm_config.scheduler_config.max_num_seqs, config.num_speculative_tokens
@@ -140,6 +146,10 @@ class LMTPProposer:
         if not wanted:
             self.decoder.history.defer(*step)
             return [[] for _ in range(num_reqs)]
+        copying = self.decoder.copying
+        if copying is not None:
+            self.texts.take(self.runner.input_batch, num_reqs)
+            copying.sources[:num_reqs] = False  # of places that are not filled
         drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
             *step,
@@ -148,7 +158,10 @@ class LMTPProposer:
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
             choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),
             worth=self._worth(num_reqs) if self.least_confidence else None,
+            may_look=True,
         )
+        if copying is not None:
+            self.lmtp_sources.add(self.runner.input_batch.req_ids, copying.sources[:num_reqs])
         if drawing is not None:
             # Read in the next step by the rejection sampler, request by request.
             self.runner._draft_probs = drawing.probabilities()

@@ -17,7 +17,9 @@ from vllm_lmtp.method.choice import Choose
 from vllm_lmtp.method.confidence import worth_verifying
 from vllm_lmtp.runner_v2.draft_graph import DraftGraphs
 from vllm_lmtp.runner_v2.seeded import SeededDraw
+from vllm_lmtp.runner_v2.texts import SlotTexts
 from vllm_lmtp.worker.drafter import Drafter, build_drafter
+from vllm_lmtp.worker.sources import SourceLog
 
 
 class LMTPSpeculator(DraftModelSpeculator):
@@ -34,14 +36,16 @@ class LMTPSpeculator(DraftModelSpeculator):
     graphs: DraftGraphs | None = None
     """While vLLM profiles memory there are none, or some that it throws away."""
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, *req_states: Any) -> None:
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, req_states: Any) -> None:
         super().__init__(vllm_config, device)
         self.attn_groups: list[Any] = []
         # vLLM would estimate the confidence from the logits of the draft, for drafters without one.
         self.use_acceptance_estimator = False
         self.newest = torch.zeros_like(self.idx_mapping)
-        for states in req_states:
-            self._reset_reused_slots(states)
+        copies = vllm_config.speculative_config.lmtp_copy == "on"
+        self.texts = SlotTexts(req_states, device, asked=copies)
+        self.lmtp_sources = SourceLog()
+        self._reset_reused_slots(req_states)
 
     def _reset_reused_slots(self, req_states: Any) -> None:
         """Forget a slot's tail when the runner gives the slot to a request."""
@@ -59,7 +63,7 @@ class LMTPSpeculator(DraftModelSpeculator):
         self, target_model: nn.Module, target_attn_layer_names: set[str]
     ) -> nn.Module:
         """Load the heads; they have no attention layers."""
-        self.drafter = build_drafter(self.vllm_config, self.max_num_reqs, self.device)
+        self.drafter = build_drafter(self.vllm_config, self.max_num_reqs, self.device, self.texts)
         self.decoder = self.drafter.decoder
         self.choose = self._chooser()
         return self.drafter.heads
@@ -162,4 +166,7 @@ class LMTPSpeculator(DraftModelSpeculator):
             # What is certain to be refused is never worth verifying.
             confidence = self.draft_token_confidence_probs[:num_reqs, :wanted]
             confidence *= worth_verifying(confidence, least)
+        if self.decoder.copying is not None and wanted and not dummy_run:
+            copied = self.decoder.copying.sources[:num_reqs, :wanted]
+            self.lmtp_sources.add(input_batch.req_ids, copied)
         return self.draft_tokens[:num_reqs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
@@ -14,10 +15,12 @@ from vllm_lmtp import __version__
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.method.backward import BackwardDecoder
-from vllm_lmtp.method.choice import Choose, ConfidentBest, Draw, Drawn, Meter
+from vllm_lmtp.method.choice import Best, Choose, Draw, Drawn, Meter
 from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS, Copying, Texts, by_length
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.observe.node import named, node_name
 from vllm_lmtp.worker.cpu_term import speed_up
@@ -27,6 +30,8 @@ from vllm_lmtp.worker.scorer_weights import build_scorer
 from vllm_lmtp.worker.weights import load_heads
 
 logger = init_logger("vllm.lmtp")
+
+KINDS = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Drafter:
     draft_temperature: float
 
     def choice(self, into: torch.Tensor | None, draw: Draw | None = None) -> Choose | None:
-        """How the places are filled; None for the best token, which needs no chooser.
+        """How the places are filled; None for the heads' best token, which needs no chooser.
 
         Args:
             into: [at least R, m] float32, where the confidence of each place goes if it is wanted.
@@ -51,16 +56,21 @@ class Drafter:
             meter = Meter(self.confidence, into)
         if draw is not None:
             return Drawn(self.heads, draw, self.draft_temperature, meter)
-        return None if meter is None else ConfidentBest(self.heads, meter)
+        if meter is None and self.decoder.copying is None:
+            return None
+        return Best(self.heads, meter)
 
 
-def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device) -> Drafter:
+def build_drafter(
+    vllm_config: VllmConfig, num_slots: int, device: torch.device, texts: Texts
+) -> Drafter:
     """Load the heads of `vllm_config.speculative_config` onto this rank.
 
     vLLM calls this inside its measured model load, so the heads count as model memory.
 
     Args:
         num_slots: requests whose tails must be kept at once.
+        texts: the requests' own tokens.
 
     Raises:
         LMTPError: this node lacks the heads, or they are damaged, or its GPU cannot hold them so.
@@ -111,9 +121,12 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         heads.add_module("confidence", confidence)
     history = LazyHistory(num_slots, schedule.stride, checkpoint.hidden_size, dtype, device)
     heads.add_module("history", history)  # vLLM's sleep mode looks after the buffers of one module
+    copying = _copying(vllm_config, checkpoint, device, texts)
+    if copying is not None:
+        heads.add_module("copying", copying)
     logger.info(
         "L-MTP (vllm-lmtp %s): %d head(s), stride %d, %d drafts a step, %.1f MB of heads in %s on "
-        "this rank, scorer %s, from %s, vLLM %s, node %s",
+        "this rank, scorer %s, copying %s, from %s, vLLM %s, node %s",
         __version__,
         schedule.n_heads,
         schedule.stride,
@@ -121,9 +134,38 @@ def build_drafter(vllm_config: VllmConfig, num_slots: int, device: torch.device)
         heads.num_bytes / 1e6,
         str(held).removeprefix("torch."),
         "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
+        speculative_config.lmtp_copy,
         speculative_config.model,
         vllm_version(),
         node_name(),
     )
-    decoder = BackwardDecoder(schedule, heads, history, scorer)
+    decoder = BackwardDecoder(schedule, heads, history, scorer, copying)
     return Drafter(decoder, heads, confidence, speculative_config.lmtp_draft_temperature)
+
+
+def _copying(
+    vllm_config: VllmConfig, checkpoint: HeadsCheckpoint, device: torch.device, texts: Texts
+) -> Copying | None:
+    """What the requests' texts count, None where they are not asked."""
+    config = vllm_config.speculative_config
+    if config.lmtp_copy == "off":
+        return None
+    scored = config.lmtp_scorer != "none" and checkpoint.scorer is not None
+    fitted = checkpoint.scorer.copy_log_odds if scored and checkpoint.scorer is not None else ()
+    shape = vllm_config.scheduler_config.max_num_seqs, config.num_speculative_tokens
+    return Copying(
+        texts,
+        by_length(
+            fitted or DEFAULT_LOG_ODDS, config.lmtp_copy_min_match, config.lmtp_copy_max_match
+        ),
+        checkpoint.vocab_size,
+        torch.zeros(shape, dtype=torch.bool, device=device),
+        placeholders(vllm_config.model_config.hf_config),
+    )
+
+
+def placeholders(hf_config: Any) -> tuple[int, ...]:
+    """Tokens that only hold the place of a part of a picture, a film or a sound in a prompt."""
+    names = [f"{kind}_token_{word}" for kind in KINDS for word in ("id", "index")]
+    found = {getattr(hf_config, name, None) for name in names}
+    return tuple(sorted(token for token in found if isinstance(token, int)))

@@ -25,6 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.platforms import current_platform
 from vllm.triton_utils import HAS_TRITON
 
+from vllm_lmtp.method.scorer import rows_of_tokens
 from vllm_lmtp.worker.head_dtype import QUANTISED
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -57,6 +58,8 @@ class LeapHeads(nn.Module):
     """
 
     target_ids: torch.Tensor | None
+    row_of_token: torch.Tensor | None
+    """[V] int64, the row of every target token, as many as there are rows for one that has none."""
 
     def __init__(
         self,
@@ -88,6 +91,11 @@ class LeapHeads(nn.Module):
             for _ in range(n_heads if held in QUANTISED.values() else 0)
         )
         self.register_buffer("target_ids", target_ids, persistent=False)
+        row_of_token = None
+        if target_ids is not None:
+            row_of_token = rows_of_tokens(self.target_vocab_size, target_ids.cpu())
+            row_of_token = row_of_token.to(target_ids.device)
+        self.register_buffer("row_of_token", row_of_token, persistent=False)
         self.requires_grad_(False)
 
     def output(self, head: int) -> Any:
@@ -154,6 +162,33 @@ class LeapHeads(nn.Module):
         local = (*self._local_top(scores), scores.logsumexp(dim=-1))
         ids, found = self._likeliest_of_ranks(*(part.unsqueeze(1) for part in local))
         return ids.squeeze(1), found.squeeze(1)
+
+    def best_beside(
+        self, scores: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `best_with_log_probability`, and how likely another token is of each row.
+
+        Args:
+            scores: [N, S], this rank's shard of the vocabulary with its padding.
+            tokens: [N] int64 ids of the target.
+
+        Returns:
+            [N] int64 ids of the target, [N] float32 log-probabilities of them, and [N] of `tokens`,
+            -inf for those that the heads cannot name; alike on every rank.
+        """
+        shard = self.output(0).shard_indices
+        rows = tokens if self.row_of_token is None else self.row_of_token[tokens]
+        start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
+        here = (rows >= start) & (rows < end)
+        found = scores.gather(1, (rows - start).clamp(0, scores.shape[1] - 1).unsqueeze(1))
+        # The best of all shards finds the one shard that has the token.
+        beside = found.squeeze(1).masked_fill(~here, float("-inf"))
+        value, index = self._local_top(scores)
+        mass = scores.logsumexp(dim=-1)
+        pair = torch.stack([value, beside], dim=1)
+        ids = torch.stack([index, torch.zeros_like(index)], dim=1)
+        best, log_probability = self._likeliest_of_ranks(pair, ids, torch.stack([mass, mass], 1))
+        return best[:, 0], log_probability[:, 0], log_probability[:, 1]
 
     def _likeliest_of_ranks(
         self, values: torch.Tensor, ids: torch.Tensor, masses: torch.Tensor

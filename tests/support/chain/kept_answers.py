@@ -12,16 +12,22 @@ from tests.support.chain.target import embeddings
 
 
 def keep_rows(
-    folder: Path, answers: Sequence[Sequence[int]], temperatures: Sequence[float]
+    folder: Path,
+    answers: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    before: Sequence[int] = (5,),
 ) -> Path:
     """Write answers, each with the last token of its prompt first, whose row is the embedding of
-    each token: that is all the target's hidden state is."""
+    each token: that is all the target's hidden state is.
+
+    before: the tokens of every prompt but its last.
+    """
     from datasets import Dataset
 
     records = [
         {
-            "tokens": [5, *tokens],
-            "prompt_tokens": 2,
+            "tokens": [*before, *tokens],
+            "prompt_tokens": len(before) + 1,
             "ended": False,
             "shard": "shard-000",
             "number": number,

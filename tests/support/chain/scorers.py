@@ -54,11 +54,17 @@ class ScoredChain(Chain):
         assert self.scoring is not None
         return self.scoring.vocabulary[int(self._votes(head, row_token, previous).argmax())]
 
-    def confidence(self, place: int, row_token: int, previous: int) -> float:
-        """What the softmax of all votes gives the token drafted, on the line of the place."""
+    def opinion(self, place: int, row_token: int, previous: int) -> dict[int, float]:
+        """The softmax of all votes."""
         assert self.scoring is not None
-        total = self._votes(place // self.stride, row_token, previous).double()
-        share = float(total.softmax(dim=-1).max())
+        shares = self._votes(place // self.stride, row_token, previous).double().softmax(dim=-1)
+        return dict(zip(self.scoring.vocabulary, shares.tolist(), strict=True))
+
+    def stated(self, place: int, share: float) -> float:
+        """On the line of the place."""
+        assert self.scoring is not None
+        if not share:
+            return 0.0
         line = {"slope": 1.0, "intercept": 0.0}
         if "confidence" in self.scoring.config:
             line = self.scoring.config["confidence"]["places"][place]

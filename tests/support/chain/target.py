@@ -23,6 +23,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tests.support.copy_search import CopiedDraft
+from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
+
 HIDDEN = 128
 VOCAB = 509  # prime, so that no tensor-parallel size divides it
 VOTE = 3 / 32  # entries of the output matrices, so that a vote counts 12 and chance about 1
@@ -50,9 +53,18 @@ class Chain:
     def confidence(self, place: int, row_token: int, previous: int) -> float:
         """The probability that a place is given in a draft, uncalibrated: the softmax of the votes
         of its head that reads the row of `row_token`, at the token it drafts."""
+        return self.stated(place, max(self.opinion(place, row_token, previous).values()))
+
+    def opinion(self, place: int, row_token: int, previous: int) -> dict[int, float]:
+        """The probability of every token that can be drafted at a place: the softmax of the votes
+        of its head that reads the row of `row_token`."""
         head = place // self.stride
         votes = embeddings()[row_token] @ rows_that_vote(embeddings() * VOTE, self.heads[head]).T
-        return float(votes.double().softmax(dim=-1).max())
+        return dict(enumerate(votes.double().softmax(dim=-1).tolist()))
+
+    def stated(self, place: int, share: float) -> float:
+        """The confidence that is stated of a token of some probability."""
+        return share
 
 
 def make_chain(n_heads: int, stride: int, wrong: float = 0.25, seed: int = 0) -> Chain:
@@ -226,6 +238,8 @@ class Counters:
     drafted_per_pos: list[int] = field(default_factory=list)
     accepted_per_pos: list[int] = field(default_factory=list)
     cold: int = 0
+    copied: int = 0
+    copied_accepted: int = 0
 
     @classmethod
     def zero(cls, places: int) -> Counters:
@@ -237,6 +251,8 @@ class Counters:
             [a + b for a, b in zip(self.drafted_per_pos, other.drafted_per_pos, strict=True)],
             [a + b for a, b in zip(self.accepted_per_pos, other.accepted_per_pos, strict=True)],
             self.cold + other.cold,
+            self.copied + other.copied,
+            self.copied_accepted + other.copied_accepted,
         )
 
 
@@ -245,7 +261,9 @@ class Walk:
 
     Args:
         places: drafts a step at most. cut: a draft ends before the place at which the product of
-            its confidences falls below this.
+            its confidences falls below this; of a request alone, where it copies.
+        copy_odds: of a match of 1, 2, ... tokens of the text with itself; none where drafts do not
+            copy.
         cached, padded: as in `simulate`.
     """
 
@@ -261,8 +279,10 @@ class Walk:
         padded: bool = False,
         stop_token: int | None = None,
         cut: float = 0.0,
+        copy_odds: Sequence[float] = DEFAULT_LOG_ODDS,
     ) -> None:
         self.chain, self.tokens, self.cached, self.cut = chain, list(prompt), cached, cut
+        self.copy_odds = copy_odds
         self.max_tokens, self.max_model_len, self.stop_token = max_tokens, max_model_len, stop_token
         self.output: list[int] = []
         self.counters = Counters.zero(places)
@@ -291,16 +311,27 @@ class Walk:
         wanted = min(wanted, self.max_model_len - 1 - (last + 1) - 1)
         truth = chain.walk(tokens[-1], max(wanted, 0))[1:]
         draft: list[int] = []
+        copy = CopiedDraft(tokens, max(wanted, 0), self.copy_odds, VOCAB)
+        spared = copy.decides_all()
         survival = 1.0
         for place in range(wanted):
             head, inner = divmod(place, chain.stride)
             lag = min(chain.stride - 1 - inner, known - 1)
             previous = draft[-1] if draft else tokens[-1]
             row = tokens[last - lag]
-            survival *= chain.confidence(place, row, previous) if self.cut else 1.0
+            weight = copy.weight(place)
+            if not weight:
+                token = chain.drafted(head, row, previous)
+                copy.leave_to_heads(place, token)
+                sure = chain.confidence(place, row, previous) if self.cut else 1.0
+            else:
+                token, share, from_text = copy.fill(place, chain.opinion(place, row, previous))
+                heads = 0.0 if spared else chain.stated(place, share)
+                sure = (1 - weight) * heads + weight * from_text
+            survival *= sure if self.cut else 1.0
             if survival < self.cut:
                 break
-            draft.append(chain.drafted(head, row, previous))
+            draft.append(token)
         accepted = 0
         while accepted < len(draft) and draft[accepted] == truth[accepted]:
             accepted += 1
@@ -311,6 +342,8 @@ class Walk:
                 counters.drafted_per_pos[place] += 1
             for place in range(accepted):
                 counters.accepted_per_pos[place] += 1
+            counters.copied += sum(copy.sources[: len(draft)])
+            counters.copied_accepted += sum(copy.sources[:accepted])
         self.ended = self._emit(accepted + 1)
 
 

@@ -155,6 +155,8 @@ def test_calibrate_writes_lines_that_are_served(
     for place in stated["places"][:2]:
         assert place["ece"] < 0.15
         assert place["fitted"] > 0 < place["measured"]
+    assert found.copy_log_odds == tuple(report["copying"]["log_odds"])
+    assert config_of(output)["scorer"]["copying"]["source"] == "data"
     before, after = tensors_of(tmp_path / "heads"), tensors_of(output)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -28,7 +28,8 @@ def test_kernels_equal_plain_torch(interpreted: bool) -> None:
             "PYTHONPATH": f"{INTERPRETER}{os.pathsep}{ROOT}",
             "CUDA_VISIBLE_DEVICES": "",
         }
-    cases = [str(Path(__file__).with_name(name)) for name in ("cases.py", "heads_cases.py")]
+    names = ("cases.py", "copying_cases.py", "heads_cases.py")
+    cases = [str(Path(__file__).with_name(name)) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *cases]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

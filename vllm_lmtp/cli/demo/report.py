@@ -68,7 +68,7 @@ def _print_acceptance(acceptance: Mapping[str, Any]) -> None:
         ("position", "offset", "head", "lag", "drafted", "accepted", "rate"),
         "Acceptance, one stream at a time",
     )
-    for name in ("head", "lag"):
+    for name in ("head", "lag", "source"):
         print_table(
             [
                 (group[name], group["drafted"], group["accepted"], _rate(group))

@@ -1,4 +1,6 @@
-"""`vllm-lmtp scorer calibrate`: fit the confidence of scored drafts, into a copy of the heads."""
+"""`vllm-lmtp scorer calibrate`: fit the confidence of scored drafts and what copies count beside
+them, into a copy of the heads.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +74,24 @@ def _run(args: argparse.Namespace) -> int:
             draw(found, args.plot)
     places, cuts = found.content()["places"], [asdict(cut) for cut in found.cuts]
     if args.json:
-        print_json(written.report() | {"places": places, "cuts": cuts, "bins": found.bins()})
+        numbers = {"places": places, "cuts": cuts, "bins": found.bins()}
+        print_json(written.report() | numbers | {"copying": found.copying.facts()})
         return 0
     rows = [[str(number), *map(str, place.values())] for number, place in enumerate(places)]
     print_table(rows, ("place", *places[0]), "Confidence = sigmoid(slope * log-odds + intercept)")
     rows = [[f"{value:.3f}" for value in cut.values()] for cut in cuts]
     print_table(rows, tuple(cuts[0]), "Drafts cut by lmtp_min_confidence (least)")
+    copies = found.copying
+    print_table(
+        [[f"{odds:.3f}" for odds in copies.log_odds]],
+        [f"{n} matching" for n in range(1, len(copies.log_odds) + 1)],
+        "Log-odds of what the text goes on with",
+    )
+    lengths = (copies.heads_alone, copies.by_default, copies.fitted)
+    print_table(
+        [[f"{length:.3f}" for length in lengths]],
+        ("heads alone", "copying by default", "copying as fitted"),
+        "Tokens a step",
+    )
     print_written(written, as_json=False)
     return 0

@@ -1,4 +1,4 @@
-"""A scorer in, the same scorer with its confidence calibrated out."""
+"""A scorer in, the same scorer out, its confidence calibrated, and what copies count beside it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import torch
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import read_folder
-from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, FIELD
+from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, COPYING, FIELD, LOG_ODDS
 from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
 from vllm_lmtp.tools.folders.save import Written, write_folder
+from vllm_lmtp.tools.scorers.copying import LONGEST, fit, tokens_a_step
 from vllm_lmtp.tools.scorers.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.scorers.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.training.data.held_answers import check_answers, spread
 from vllm_lmtp.training.data.kept_rows import read_answers
 from vllm_lmtp.training.distillation.distill import DATASET
+from vllm_lmtp.training.judging.observed_copies import observed_copies
 from vllm_lmtp.training.judging.observed_drafts import Observed, drafted, observe
 
 
@@ -46,12 +49,29 @@ class Place:
 
 
 @dataclass(frozen=True)
+class CopyWeights:
+    """log_odds: of a match of 1, 2, ... tokens. The rest: tokens a step on answers that they were
+    not fitted to, by the heads alone, with the default weights, and with these."""
+
+    log_odds: tuple[float, ...]
+    heads_alone: float
+    by_default: float
+    fitted: float
+
+    def facts(self) -> dict[str, Any]:
+        """`scorer.copying` of config.json, but for where the answers are from."""
+        lengths = ("heads_alone", "by_default", "fitted")
+        return {LOG_ODDS: list(self.log_odds)} | {n: round(getattr(self, n), 3) for n in lengths}
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """places; what cutting drafts by them would do to the answers that they were not fitted to; and
-    facts about all answers."""
+    """places; what cutting drafts by them would do to the answers that they were not fitted to;
+    what copies count; and facts about all answers."""
 
     places: tuple[Place, ...]
     cuts: tuple[Cut, ...]
+    copying: CopyWeights
     facts: dict[str, Any]
 
     def content(self) -> dict[str, Any]:
@@ -103,7 +123,11 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
         "tokens": sum(len(answer.answer) for answer in chosen),
         "greedy": bool(greedy),
     }
-    return Calibration(places, tuple(cut_at(measured, lines, least) for least in LEAST), facts)
+    copies = observed_copies(checkpoint, chosen, LONGEST)
+    log_odds = fit(copies[::2])
+    lengths = [tokens_a_step(copies[1::2], odds) for odds in ((), DEFAULT_LOG_ODDS, log_odds)]
+    cuts = tuple(cut_at(measured, lines, least) for least in LEAST)
+    return Calibration(places, cuts, CopyWeights(log_odds, *lengths), facts)
 
 
 def write_calibration(
@@ -119,7 +143,11 @@ def write_calibration(
     return write_folder(
         output,
         {name: weights.entry(name) for name in weights.tensors},
-        config | {FIELD: config[FIELD] | {CONFIDENCE: found.content()}},
+        config
+        | {
+            FIELD: config[FIELD]
+            | {CONFIDENCE: found.content(), COPYING: found.facts | found.copying.facts()}
+        },
         tool="scorer calibrate",
         inputs=[folder],
         facts=stated,

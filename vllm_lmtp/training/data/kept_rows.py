@@ -27,7 +27,7 @@ class Answer:
 
     file, begin, end: rows begin..end of that file. tokens: [end - begin + 1], the last token of the
     prompt and the answer, with the token that ended it where one did. source, temperature: as
-    sampled.
+    sampled. prompt: the tokens before those.
     """
 
     file: Path
@@ -36,6 +36,7 @@ class Answer:
     tokens: tuple[int, ...]
     source: str
     temperature: float
+    prompt: tuple[int, ...] = ()
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -74,7 +75,8 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
             continue
         ends = bounds[row["shard"]]
         begin, end = ends[row["number"]], ends[row["number"] + 1]
-        tokens = row["tokens"][row["prompt_tokens"] - 1 :]
+        first = row["prompt_tokens"] - 1
+        prompt, tokens = row["tokens"][:first], row["tokens"][first:]
         if row["ended"]:
             stated = row.get("end_token")
             tokens.append(end_token if stated is None else stated)
@@ -87,7 +89,11 @@ def read_answers(folder: Path, end_token: int) -> list[Answer]:
                 remedy="distill again: texts and rows are of different runs",
             )
         file = folder / f"{row['shard']}{ROWS_SUFFIX}"
-        answers.append(Answer(file, begin, end, tuple(tokens), row["source"], row["temperature"]))
+        answers.append(
+            Answer(
+                file, begin, end, tuple(tokens), row["source"], row["temperature"], tuple(prompt)
+            )
+        )
     return answers
 
 

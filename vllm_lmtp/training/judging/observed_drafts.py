@@ -134,7 +134,7 @@ def drafted(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Draf
     def judged(steps: Steps) -> Drafts:
         odds = torch.empty(steps.truth.shape)
 
-        def best(scores: Tensor, place: int) -> Tensor:
+        def best(scores: Tensor, place: int, _: object) -> Tensor:
             odds[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
             return heads.best_tokens(scores)
 

@@ -1,4 +1,4 @@
-"""Brings the time of each drafting pass from the worker to the scheduler."""
+"""Brings what only the worker knows of its drafts to the scheduler: their time and sources."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ SCHEDULER = "vllm.v1.core.sched.scheduler"
 
 
 def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.worker.clock import carry
+    from vllm_lmtp.worker import clock, sources
 
     output = wrapped(*args, **kwargs)
-    carry(runner, output)
+    clock.carry(runner, output)
+    sources.carry(runner, output)
     return output
 
 
 def _update_from_output(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.worker.clock import collect
+    from vllm_lmtp.worker import clock, sources
 
-    collect(scheduler, *args, **kwargs)
+    clock.collect(scheduler, *args, **kwargs)
+    sources.collect(scheduler, kwargs.get("model_runner_output") or args[1])
     return wrapped(*args, **kwargs)
 
 
 PATCH = Patch(
-    name="draft_seconds",
-    why="Only the worker knows how long a draft takes, and vLLM's outputs have no room for what a "
-    "drafter would report.",
+    name="draft_reports",
+    why="Only the worker knows how long a draft takes and which of its tokens were copied from the "
+    "text, and vLLM's outputs have no room for what a drafter would report.",
     bindings=(
         Binding("vllm.v1.worker.gpu_model_runner", SAMPLE, around(_sample_tokens)),
         Binding("vllm.v1.worker.gpu.model_runner", SAMPLE, around(_sample_tokens)),

@@ -1,0 +1,208 @@
+"""Copy evidence against a brute-force search, and the mixture against its definition."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.copy_search import CopiedDraft, continuation, longest_match
+from vllm_lmtp.method.choice import Best, Drawn, Meter, mixed
+from vllm_lmtp.method.confidence import Confidence
+from vllm_lmtp.method.copying import (
+    NO_TOKEN,
+    Copied,
+    Copying,
+    Evidence,
+    by_length,
+    copied,
+    newest_first,
+)
+
+PLACES = 5
+VOCAB = 6
+NAMED = (0, 1, 3, 4)  # the tokens that heads can draft
+ODDS = (-1.0, 0.2, 0.9)
+
+
+def turned(texts: list[list[int]], width: int) -> torch.Tensor:
+    """Each text from its end on."""
+    rows = [[*reversed(text), *[NO_TOKEN] * width][:width] for text in texts]
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+TEXTS = st.lists(
+    st.lists(st.integers(NO_TOKEN, 3), min_size=1, max_size=24), min_size=1, max_size=4
+)
+
+
+@given(TEXTS, st.integers(1, 9))
+@settings(deadline=None, max_examples=300)
+def test_the_longest_and_then_most_recent_match_goes_on(
+    texts: list[list[int]], longest: int
+) -> None:
+    found = copied(turned(texts, 24), PLACES, longest)
+    for row, text in enumerate(texts):
+        distance, length = longest_match(text, longest)
+        assert found.lengths[row] == length
+        if length:
+            assert found.tokens[row].tolist() == continuation(text, distance, PLACES)
+
+
+def test_a_copy_runs_on_into_the_draft() -> None:
+    """A text that has just begun to repeat itself goes round and round."""
+    found = copied(turned([[7, 1, 2, 3, 1]], 8), 6, 4)
+    assert found.tokens.tolist() == [[2, 3, 1, 2, 3, 1]]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_only_what_is_in_view_matches(width: int) -> None:
+    found = copied(turned([[4, 4, 4, 4]], width), 1, 8)
+    assert int(found.lengths[0]) == width - 1
+
+
+def test_what_has_no_token_never_matches() -> None:
+    found = copied(turned([[NO_TOKEN, NO_TOKEN], [3, NO_TOKEN, NO_TOKEN]], 3), 1, 8)
+    assert found.lengths.tolist() == [0, 0]
+
+
+@given(TEXTS)
+@settings(deadline=None)
+def test_texts_are_turned_round(texts: list[list[int]]) -> None:
+    width = max(map(len, texts))
+    rows = [[*text, *[99] * (width - len(text))] for text in texts]  # 99: left by another request
+    tokens = torch.tensor(rows, dtype=torch.int32)
+    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int32)
+    assert newest_first(tokens, lengths).tolist() == turned(texts, width).tolist()
+
+
+def test_odds_by_length() -> None:
+    never = float("-inf")
+    assert by_length([1.0, 2.0, 3.0], 1, 3) == [never, 1.0, 2.0, 3.0]
+    assert by_length([1.0, 2.0, 3.0], 2, 5) == [never, never, 2.0, 3.0, 3.0, 3.0]
+    assert by_length([1.0, 2.0, 3.0], 1, 2) == [never, 1.0, 2.0]
+
+
+class GivenTexts:
+    """The texts of a test, whatever the slots."""
+
+    def __init__(self, texts: list[list[int]]) -> None:
+        self.texts = texts
+
+    def copied(self, slots: torch.Tensor, places: int, longest: int) -> Copied:
+        return copied(turned(self.texts, 32), places, longest)
+
+
+class FewTokens:
+    """Heads that can name some of the target's tokens."""
+
+    def best_beside(
+        self, scores: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        whole = self.over_target_tokens(scores.log_softmax(dim=1))
+        best = whole.argmax(dim=1)
+        return best, whole.amax(dim=1), whole.gather(1, tokens.unsqueeze(1)).squeeze(1)
+
+    def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
+        whole = torch.full((len(scores), VOCAB), float("-inf"))
+        whole[:, list(NAMED)] = scores
+        return whole
+
+
+def copying_of(texts: list[list[int]], never: tuple[int, ...] = ()) -> Copying:
+    sources = torch.zeros(len(texts), PLACES, dtype=torch.bool)
+    odds = by_length(ODDS, 1, len(ODDS))
+    return Copying(GivenTexts(texts), odds, VOCAB, sources, never)
+
+
+def opinion_of(scores: torch.Tensor) -> dict[int, float]:
+    return dict(zip(NAMED, scores.double().softmax(dim=0).tolist(), strict=True))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, VOCAB), min_size=1, max_size=20), min_size=1, max_size=3),
+    st.integers(0, 2**20),
+)
+@settings(deadline=None, max_examples=200)
+def test_drafts_are_those_of_the_mixture(texts: list[list[int]], seed: int) -> None:
+    """Token, source and confidence of every place, against probabilities written out. Token
+    `VOCAB` stands for one that the target cannot sample."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(PLACES, len(texts), len(NAMED), generator=generator)
+    copying = copying_of(texts)
+    lines = [(0.9, 0.1 * place) for place in range(PLACES)]
+    into = torch.zeros(len(texts), PLACES)
+    chooser = Best(FewTokens(), Meter(Confidence(lines, PLACES), into))  # type: ignore[arg-type]
+    copy = copying.begin(torch.arange(len(texts)), PLACES)
+    drafts = torch.stack([chooser(scores[p], p, copy) for p in range(PLACES)], dim=1)
+    for row, text in enumerate(texts):
+        held = CopiedDraft(text, PLACES, ODDS, VOCAB)
+        for place in range(PLACES):
+            weight = held.weight(place)
+            token, share, from_text = held.fill(place, opinion_of(scores[place, row]))
+            assert drafts[row, place] == token
+            assert bool(copying.sources[row, place]) == held.sources[place]
+            odds = max(-60.0, math.log(share / (1 - share))) if share else -60.0
+            line = 1 / (1 + math.exp(-(lines[place][0] * odds + lines[place][1])))
+            expected = (1 - weight) * line + weight * from_text
+            assert float(into[row, place]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_mixture_is_a_distribution() -> None:
+    scores = torch.randn(3, VOCAB)
+    text = Evidence(torch.tensor([2, 0, 5]), torch.tensor([0.7, 0.0, 0.2]))
+    found = mixed(scores, text).exp()
+    assert torch.allclose(found.sum(dim=1), torch.ones(3))
+    alone = scores.softmax(dim=1)
+    assert torch.allclose(found[1], alone[1])
+    assert float(found[0, 2]) == pytest.approx(0.7 + 0.3 * float(alone[0, 2]), rel=1e-5)
+
+
+def test_what_is_drawn_is_drawn_from_the_mixture() -> None:
+    """Also where the heads cannot name the text's token."""
+    texts = [[2, 1, 2, 1], [5]]
+    copying = copying_of(texts)
+    seen = []
+
+    def draw(scores: torch.Tensor, place: int) -> torch.Tensor:
+        seen.append(scores.softmax(dim=1))
+        return torch.tensor([2, 0])
+
+    scores = torch.randn(2, len(NAMED))
+    copy = copying.begin(torch.arange(2), PLACES)
+    assert Drawn(FewTokens(), draw)(scores, 0, copy).tolist() == [2, 0]  # type: ignore[arg-type]
+    weight = 1 / (1 + math.exp(-ODDS[1]))
+    alone = FewTokens().over_target_tokens(scores).softmax(dim=1)
+    expected = (1 - weight) * alone[0]
+    expected[2] += weight
+    assert torch.allclose(seen[0][0], expected, atol=1e-6)
+    assert torch.allclose(seen[0][1], alone[1], atol=1e-6)
+    assert copying.sources[:, 0].tolist() == [True, False]
+
+
+def test_placeholders_are_never_copied() -> None:
+    copy = copying_of([[1, 4, 1]], never=(4,)).begin(torch.arange(1), PLACES)
+    assert float(copy.at(0).weights[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "decides"),
+    [([[1, 2, 3, 1, 2]], True), ([[1, 2, 3, 1, 2], [1, 2]], False), ([[1, 2, 1]], False)],
+)
+def test_texts_that_outweigh_the_heads_decide_alone(texts: list[list[int]], decides: bool) -> None:
+    """If those of all requests are, and for the whole draft."""
+    copying = copying_of(texts)
+    copy = copying.begin(torch.arange(len(texts)), PLACES)
+    assert copy.decides_all() == decides
+    if decides:
+        into = torch.zeros(1, PLACES)
+        meter = Meter(Confidence([], PLACES), into)
+        draft = Best(FewTokens(), meter).whole_copies(copy, PLACES)  # type: ignore[arg-type]
+        assert draft.tolist() == [[3, 1, 2, 3, 1]]
+        assert copying.sources.all()
+        lengths = [min(2 + place, len(ODDS)) for place in range(PLACES)]
+        weights = [1 / (1 + math.exp(-ODDS[n - 1])) for n in lengths]
+        assert into[0].tolist() == pytest.approx(weights)

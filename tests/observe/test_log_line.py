@@ -1,0 +1,56 @@
+"""The line about copies beside vLLM's own, on vLLM's own log of speculation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingStats
+
+from vllm_lmtp.observe import log_line
+from vllm_lmtp.observe.metrics import add_cold_draft, add_copied_tokens
+
+
+def observe(logging: Any, drafted: int, accepted: int, copies: tuple[int, int] | None) -> None:
+    """One step of one draft; copies: of its drafted and accepted tokens."""
+    stats = SpecDecodingStats.new(6)
+    stats.observe_draft(drafted, accepted)
+    if copies is None:
+        add_cold_draft(stats)
+    else:
+        add_copied_tokens(stats, *copies)
+    log_line.note(logging, stats)
+    logging.observe(stats)
+
+
+def logged(logging: Any) -> list[str]:
+    """What is said of copies; vLLM's own line follows it and starts its numbers anew."""
+    lines: list[str] = []
+    log_line.log(logging, lambda text, *args: lines.append(text % args))
+    logging.log(log_fn=lambda *args: None)
+    return lines
+
+
+def test_copies_are_told_as_a_share_of_what_vllm_counts() -> None:
+    logging = SpecDecodingLogging()
+    observe(logging, 6, 4, (3, 2))
+    observe(logging, 5, 0, None)
+    observe(logging, 6, 6, (6, 6))
+    (line,) = logged(logging)
+    assert line.endswith("9 of 17 drafted tokens, 8 of 10 accepted tokens")
+
+
+def test_every_line_tells_what_came_since_the_last() -> None:
+    logging = SpecDecodingLogging()
+    observe(logging, 6, 4, (3, 2))
+    assert len(logged(logging)) == 1
+    observe(logging, 6, 1, (1, 0))
+    (line,) = logged(logging)
+    assert line.endswith("1 of 6 drafted tokens, 0 of 1 accepted tokens")
+
+
+def test_nothing_is_said_where_nothing_was_copied() -> None:
+    logging = SpecDecodingLogging()
+    assert logged(logging) == []
+    observe(logging, 6, 4, None)
+    observe(logging, 6, 4, (0, 0))
+    assert logged(logging) == []

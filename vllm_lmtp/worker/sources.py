@@ -1,0 +1,84 @@
+"""Which places of a draft were copied from the text, told to the scheduler, which judges drafts.
+
+A draft is judged in a later step than it was made in, so what it was made of travels with that
+step's output. By then the device is done with it, for vLLM has waited for that step's tokens: what
+was sent for without waiting can be read when the output is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vllm_lmtp import METHOD
+
+CARRIED = "lmtp_draft_sources"
+"""Attribute of `ModelRunnerOutput` that takes the sources to the scheduler."""
+
+
+class Sources:
+    """Of the drafts of one step.
+
+    Args:
+        req_ids: of the drafts, R of them.
+        copied: [R, m] bool, of the device: whether the text decided a place.
+    """
+
+    def __init__(self, req_ids: Sequence[str], copied: torch.Tensor) -> None:
+        self.req_ids = list(req_ids)
+        pinned = copied.device.type != "cpu"
+        self.copied = torch.empty(copied.shape, dtype=torch.bool, pin_memory=pinned)
+        self.copied.copy_(copied, non_blocking=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle values alone: the output has arrived, so the copy has too."""
+        return {"req_ids": self.req_ids, "copied": self.copied.tolist()}
+
+    def by_request(self) -> dict[str, list[bool]]:
+        """Each request's places."""
+        rows = self.copied.tolist() if isinstance(self.copied, torch.Tensor) else self.copied
+        return dict(zip(self.req_ids, rows, strict=True))
+
+
+class SourceLog:
+    """Holds what drafts were made of until the output of a later step takes it along."""
+
+    def __init__(self) -> None:
+        self._made: list[Sources] = []
+        self._due: list[Sources] = []
+
+    def add(self, req_ids: Sequence[str], copied: torch.Tensor) -> None:
+        """Note the drafts of this step; [R, m] bool as in `Sources`."""
+        self._made.append(Sources(req_ids, copied))
+
+    def take(self) -> list[Sources]:
+        """Those of earlier steps that were not taken before."""
+        taken, self._due, self._made = self._due, self._made, []
+        return taken
+
+
+def carry(runner: Any, output: Any) -> None:
+    """Put what earlier drafts were made of into what a runner returns for this step.
+
+    Args:
+        runner: of either kind. output: of its `sample_tokens`.
+    """
+    drafter = getattr(runner, "speculator", None) or getattr(runner, "drafter", None)
+    log = getattr(drafter, "lmtp_sources", None)
+    told = getattr(output, "model_runner_output", output)
+    if isinstance(log, SourceLog) and told is not None and (sources := log.take()):
+        setattr(told, CARRIED, sources)
+
+
+def collect(scheduler: Any, model_runner_output: Any) -> None:
+    """Keep with each request what its newest draft was made of, until that is judged."""
+    carried = vars(model_runner_output).pop(CARRIED, None)  # vLLM shares some outputs between steps
+    config = scheduler.vllm_config.speculative_config
+    if not carried or config is None or config.method != METHOD:
+        return
+    for sources in carried:
+        for req_id, copied in sources.by_request().items():
+            if (request := scheduler.requests.get(req_id)) is not None:
+                request.lmtp_copied = copied
