@@ -207,3 +207,14 @@ def test_copies_are_not_counted_where_statistics_are_off() -> None:
     scheduler.requests["a"].lmtp_copied = DRAFT
     watch.note_verdict(scheduler, None, None, DRAFTS, 0, None, "a")
     assert scheduler.lmtp_refused == 1
+
+
+def test_copies_that_a_grammar_ruled_out_are_not_counted() -> None:
+    """vLLM counts the draft without them, and a counter of the others must not go down."""
+    scheduler = make_scheduler(2, a=20)
+    scheduler.requests["a"].lmtp_copied = [True] * DRAFTS
+    stats = SpecDecodingStats.new(DRAFTS)
+    stats.observe_draft(num_draft_tokens=DRAFTS - 4, num_accepted_tokens=1)
+    watch.note_verdict(scheduler, stats, None, DRAFTS, 1, {"a": 4}, "a")
+    assert copied_tokens(stats) == (DRAFTS - 4, 1)
+    assert stats.num_draft_tokens == DRAFTS - 4

@@ -149,3 +149,8 @@ def test_requests_of_other_methods_are_left_alone(method: str | None) -> None:
     setattr(output, CARRIED, [Sources(["a"], rows(A))])
     sources.collect(scheduler, output)
     assert noted(scheduler) == {"a": {}}
+
+
+def test_sources_that_were_received_can_be_sent_on() -> None:
+    received = pickle.loads(pickle.dumps(Sources(["a"], torch.tensor([[True, False]]))))
+    assert pickle.loads(pickle.dumps(received)).by_request() == {"a": [True, False]}

@@ -60,8 +60,9 @@ def note_verdict(
         add_cold_draft(stats)
     copied = getattr(request, "lmtp_copied", ())
     if stats is not None and any(copied):
-        drafted, accepted = copied[:num_draft_tokens], copied[:num_accepted_tokens]
-        add_copied_tokens(stats, sum(drafted), sum(accepted))
+        # What a grammar has ruled out stands at a draft's end, and vLLM does not count it.
+        judged = num_draft_tokens - (num_invalid_spec_tokens or {}).get(request_id, 0)
+        add_copied_tokens(stats, sum(copied[:judged]), sum(copied[:num_accepted_tokens]))
     if stats is not None and (passes := getattr(scheduler, "lmtp_passes", None)):
         add_draft_passes(stats, passes)
         scheduler.lmtp_passes = []

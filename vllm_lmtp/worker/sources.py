@@ -34,12 +34,15 @@ class Sources:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle values alone: the output has arrived, so the copy has too."""
-        return {"req_ids": self.req_ids, "copied": self.copied.tolist()}
+        return {"req_ids": self.req_ids, "copied": self._rows()}
 
     def by_request(self) -> dict[str, list[bool]]:
         """Each request's places."""
-        rows = self.copied.tolist() if isinstance(self.copied, torch.Tensor) else self.copied
-        return dict(zip(self.req_ids, rows, strict=True))
+        return dict(zip(self.req_ids, self._rows(), strict=True))
+
+    def _rows(self) -> list[list[bool]]:
+        """Values, where these have travelled already or not."""
+        return self.copied.tolist() if isinstance(self.copied, torch.Tensor) else self.copied
 
 
 class SourceLog:
