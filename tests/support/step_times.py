@@ -127,9 +127,7 @@ def run(
         prefill = bool(world.prefill_every) and count % world.prefill_every == 0
         if prefill:
             factor *= 3
-        told.append(
-            Step(took * factor, requests, rows, asked, wanted, judged, accepted, prefill)
-        )
+        told.append(Step(took * factor, requests, rows, asked, wanted, judged, accepted, prefill))
         now += took
         asked = wanted
     return Done(*(np.array(column) for column in zip(*columns, strict=True)))

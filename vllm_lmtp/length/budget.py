@@ -7,13 +7,15 @@ where drafts pay looks are many, and where they never do they are as rare as the
 
 from __future__ import annotations
 
-SHARE = 0.007
+SHARE = 0.006
 """Part of all time that looks may cost in the long run."""
 SAVED = 0.05
 """Seconds that may be saved up, or the cheapest look where that is more."""
-START, SIZE = (12.0, 0.4), (2.0, 0.05)
+START, SIZE = (12.0, 0.3), (2.0, 0.05)
 """Plain steps' time, and seconds at most, given when the first size of batch is met, and any other.
 """
+START_FADES = 2.0
+"""Seconds in which what was given and not spent fades: it is for the first seconds only."""
 
 
 class Budget:
@@ -34,6 +36,8 @@ class Budget:
 
     def pay_in(self, seconds: float) -> None:
         """A step took so long."""
+        over = max(0.0, self.seconds - self._most)
+        self.seconds -= over * min(1.0, seconds / START_FADES)
         paid = min(SHARE * seconds, max(0.0, self._most - self.seconds))
         self.seconds += paid
         self.paid_in += paid

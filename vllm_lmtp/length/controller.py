@@ -11,14 +11,16 @@ The controller has no clock and draws no numbers: the same steps lead to the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from vllm_lmtp.length.budget import Budget
 from vllm_lmtp.length.cost import StepTime
+from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
 from vllm_lmtp.length.step import Step
-from vllm_lmtp.length.worth import Expected, Worth
+from vllm_lmtp.length.worth import Expected, Share, Worth
 
 FIRST_STEPS = 5
 """Timed steps of a size before anything is drafted; their median begins its model, so that one
@@ -42,9 +44,15 @@ which that may have: at first, at most, and how much longer after each look that
 HOPE = 0.9
 """Share of each place accepted in a text that is as kind as one may hope for."""
 CLEARLY = 1.15
-"""Speed over plain decoding at half or twice the size, from which drafts are made from the start."""
+"""Speed over plain decoding at half or twice the size, from which a size starts with drafts."""
+WARM_DOUBT, WARM_TRIES = 0.1, 30.0
+"""What knowledge of an earlier run counts: its variances as a share of those of guesses, and tries
+of each place at most."""
 EVERY = 4
-"""Steps after which the lengths of a size that is not young are weighed anew."""
+"""Steps learnt from after which the lengths of a size that is not young are weighed anew."""
+LEARN_SECONDS = 0.02
+"""Once a size is not young, steps as usual are learnt from no more often, so that the controller
+costs an engine of short steps no larger share than one of long ones."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class _Size:
         self.time = StepTime(lengths, most)
         self.length = 0
         self.weighed: list[Weighed] = []
-        self.weighed_at = (-EVERY, 0)  # timed steps, requests
+        self.weighed_at = -EVERY
         self.first: list[float] = []
         self.plain_seen = 0.0
 
@@ -105,10 +113,9 @@ class Controller:
     def choose(self, num_requests: int) -> int:
         """Drafts a request that the step that is scheduled now should make."""
         self._since_look += 1
-        size = self.sizes.get(size_of(num_requests))
-        if size is None or not size.time.known:
-            return self._at_first(size, num_requests)
-        self._weigh(size, num_requests)
+        size = self._ready(num_requests)
+        if size is None:
+            return self._at_first(num_requests)
         look = self._worth_a_look(size)
         if look is None:
             return size.length
@@ -143,19 +150,93 @@ class Controller:
         else:
             if not step.rows:
                 size.plain_seen = self.now
+            usual = step.asked == step.wanted == size.length
+            recent = self.now - size.time.last_learnt < LEARN_SECONDS
+            if usual and recent and size.time.steps >= YOUNG_STEPS:
+                return
             shifts = size.time.shifts
             size.time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
             if size.time.shifts != shifts:
                 self._patience, size.plain_seen = UNSEEN, 0.0
             self._settle(size, step)
 
+    def in_use(self, num_requests: int) -> int:
+        """The length in use for so many requests, looks aside."""
+        size = self.sizes.get(size_of(num_requests))
+        return size.length if size is not None else 0
+
+    def gain(self, num_requests: int) -> float | None:
+        """Speed of the length in use over plain decoding; None while the size is not known."""
+        size = self._ready(num_requests)
+        if size is None:
+            return None
+        return self._of(size, size.length).rate / self._of(size, 0).rate
+
+    def price_of_row(self, num_requests: int) -> float | None:
+        """Tokens that could be had in the time that a verified row more takes.
+
+        So a place is worth its row if it and all before it are accepted with a chance above this.
+        None while the size is not known.
+        """
+        size = self._ready(num_requests)
+        if size is None:
+            return None
+        used = self._of(size, size.length)
+        rows = self.worth.expected(size.length).rows
+        return min(1.0, size.time.slope(rows) * num_requests * used.rate)
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt, for `from_state` of a later run; plain data that JSON can hold."""
+        shares = zip(self.worth.accepted, self.worth.shown, strict=True)
+        sizes = {
+            most: SizeKnowledge(size.time.learnt(), size.time.noise)
+            for most, size in sorted(self.sizes.items())
+            if size.time.known and size.time.plain > 0
+        }
+        places = [(a.estimate(0.0), a.tries, s.estimate(1.0)) for a, s in shares]
+        return Knowledge(self.lengths, places, sizes).as_dict()
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Any], lengths: Sequence[int], where: str = "draft length state"
+    ) -> Controller:
+        """A controller that knows what another one knew; it doubts it somewhat.
+
+        Args:
+            lengths: that may be chosen now.
+            where: what to call the state in a refusal, such as its file.
+
+        Raises:
+            LMTPError: it is no such state, or is of other lengths.
+        """
+        new = cls(max(lengths), lengths)
+        known = read(state, new.lengths, where)
+        for place, (share, tries, shown) in enumerate(known.places):
+            tries = min(tries, WARM_TRIES)
+            new.worth.accepted[place] = Share(tries, tries * share)
+            new.worth.shown[place] = Share(tries, tries * shown)
+        for most, learnt in known.sizes.items():
+            size = new.sizes[most] = _Size(new.lengths, most)
+            size.time.remember(learnt.seconds, learnt.noise, WARM_DOUBT)
+            new.budget.open_size(size.time.plain, first=most == min(known.sizes))
+        return new
+
+    def _ready(self, num_requests: int) -> _Size | None:
+        size = self.sizes.get(size_of(num_requests)) if num_requests > 0 else None
+        if size is None or not size.time.known:
+            return None
+        self._weigh(size, num_requests)
+        return size
+
     def _nearest(self, most: int) -> _Size | None:
         """The known size of batch that is nearest to one."""
         known = [size for size in self.sizes.values() if size.time.known]
-        ratio = {size.time.most: max(size.time.most / most, most / size.time.most) for size in known}
+        ratio = {
+            size.time.most: max(size.time.most / most, most / size.time.most) for size in known
+        }
         return min(known, key=lambda s: (ratio[s.time.most], s.time.most), default=None)
 
-    def _at_first(self, size: _Size | None, num_requests: int) -> int:
+    def _at_first(self, num_requests: int) -> int:
         """Nothing, unless drafts pay clearly at half or twice the size."""
         if num_requests < 1:
             return 0
@@ -182,16 +263,14 @@ class Controller:
         plain = median(size.first)
         size.time.begin(plain, self.now, None if near is None else near.time)
         size.plain_seen = self.now
-        size.length = self._at_first(size, size.time.most)
+        size.length = self._at_first(size.time.most)
         self.budget.open_size(plain, first=near is None)
 
     def _weigh(self, size: _Size, num_requests: int) -> None:
         time = size.time
-        steps, requests = size.weighed_at
-        young = time.steps < YOUNG_STEPS
-        if requests == num_requests and time.steps - steps < (1 if young else EVERY):
+        if time.steps - size.weighed_at < (1 if time.steps < YOUNG_STEPS else EVERY):
             return
-        size.weighed_at = (time.steps, num_requests)
+        size.weighed_at = time.steps
         expected = self.worth.expectations()
         size.weighed = self._against(size, num_requests, expected)
         used = self._of(size, size.length)
@@ -251,7 +330,9 @@ class Controller:
         if not wanted:
             return None
         self.budget.save_for(min(feared for _, feared, _ in wanted))
-        allowed = [(benefit, other) for benefit, feared, other in wanted if self.budget.allows(feared)]
+        allowed = [
+            (benefit, other) for benefit, feared, other in wanted if self.budget.allows(feared)
+        ]
         if not allowed:
             return None
         if unseen:
@@ -265,7 +346,9 @@ class Controller:
         time, used = size.time, self._of(size, size.length)
         rows = self.worth.expected(size.length).rows
         as_used = time.seconds(time.terms(step.num_requests, rows, size.length))
-        took = time.seconds(time.terms(step.num_requests, step.rows / step.num_requests, step.wanted))
+        took = time.seconds(
+            time.terms(step.num_requests, step.rows / step.num_requests, step.wanted)
+        )
         cost = took - as_used
         if step.asked != size.length:
             tokens = 1 + sum(step.accepted) / step.num_requests

@@ -35,7 +35,7 @@ SHIFTED = 4
 ROW_GUESS, TOTAL_GUESS = 0.03, 0.5
 """Guess of what a row costs before any was seen, as a share of the plain step: of one row, and of
 one more for every request. Too dear rather than too cheap: drafting must earn its way."""
-LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT = 0.3, 0.1, 0.1
+LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT = 0.3, 0.1, 0.4
 """Standard errors of guesses as shares of the plain step: of a row more for every request, of the
 bend at each further row, of what drafting costs."""
 SOME_SECONDS = 0.25
@@ -70,6 +70,11 @@ class StepTime:
         self._streak = 0
         self._most_doubt = 0.0
         self.shifts = 0
+
+    @property
+    def last_learnt(self) -> float:
+        """Seconds since the controller began at the last step that was learnt from."""
+        return self._seen
 
     @property
     def known(self) -> bool:
@@ -132,12 +137,31 @@ class StepTime:
             for length in self.lengths[1:]
         ]
 
+    def slope(self, rows: float) -> float:
+        """Seconds that a verified row more costs where each request has so many; never below 0."""
+        low, high = max(0.0, rows - 1), min(rows + 1, self.lengths[-1])
+        return max(0.0, (self.extra(high) - self.extra(low)) / (high - low) / self.most)
+
+    def learnt(self) -> list[float]:
+        """The unknowns, seconds: plain, requests, drafting, per draft, and extra of each length."""
+        return list(self._known().mean)
+
+    def remember(self, learnt: Sequence[float], noise: float, doubt: float) -> None:
+        """Begin from what another run learnt, with so much of the doubt of guesses."""
+        self.begin(learnt[PLAIN], now=0.0)
+        found = self._known()
+        found.mean = list(learnt)
+        found.spread = [[doubt * s for s in row] for row in found.spread]
+        self.noise = noise
+
     def extra(self, rows: float) -> float:
         """Seconds that so many rows a request cost at the most requests; beyond the longest draft
         the last slope goes on, and below none the first."""
         return self._known().value(self._extra_terms(rows))
 
-    def observe(self, seconds: float, num_requests: int, rows: int, wanted: int, now: float) -> None:
+    def observe(
+        self, seconds: float, num_requests: int, rows: int, wanted: int, now: float
+    ) -> None:
         """Learn from one step, once there is a model."""
         found = self._known()
         self._let_wander(found, now)
@@ -153,7 +177,10 @@ class StepTime:
         elif unsure < noise:  # else the model is off, not the clock
             seen = min(abs(off) / expected, 3 * self.noise) ** 2
             self.noise = max(
-                LEAST_NOISE, math.sqrt(self.noise**2 + (seen - self.noise**2) / min(NOISE_STEPS, self.steps + 5))
+                LEAST_NOISE,
+                math.sqrt(
+                    self.noise**2 + (seen - self.noise**2) / min(NOISE_STEPS, self.steps + 5)
+                ),
             )
 
     def _shift(self, found: Filter, ratio: float, off: float, plain: bool) -> None:
@@ -227,7 +254,7 @@ class StepTime:
         some = EXTRA_WANDERS**2 * self._aside * plain**2
         self._aside = 0.0
         for i in (REQUESTS, DRAFTING, PER_DRAFT):
-            if spread[i][i] < (DRAFTING_DOUBT * plain) ** 2:
+            if spread[i][i] < (0.25 * DRAFTING_DOUBT * plain) ** 2:
                 spread[i][i] += some / 4
         if spread[-1][-1] < self._most_doubt:
             self._add_extra_doubt(found, min(some, self._most_doubt))

@@ -74,7 +74,7 @@ class Share:
         self.hits *= keep
 
     def estimate(self, guess: float) -> float:
-        """The share, with `guess` for a few tries."""
+        """The share, with `guess` for a few tries more."""
         return (self.hits + GUESS_TRIES * guess) / (self.tries + GUESS_TRIES)
 
 
