@@ -25,10 +25,11 @@ from vllm_lmtp.length.worth import Expected, Share, Worth
 FIRST_STEPS = 5
 """Timed steps of a size before anything is drafted; their median begins its model, so that one
 straggler does no harm."""
-BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.01, 1.0, 0.6, 0.3
-"""A length takes over if it is better by this share and by so many standard errors: more to
-draft at all than for a longer draft, and for that more than for a shorter one, since being slower
-than plain decoding is worse than missing a gain."""
+PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0.3
+"""A length takes over if it is better by a share, PAYS where nothing is drafted, and by so many
+standard errors. More is asked to draft at all than for a longer draft, and for that more than for a
+shorter one; plain decoding takes over as soon as it seems best. For being slower than plain
+decoding is worse than missing a small gain."""
 CURIOUS = 1.5
 """Standard errors a length is given the benefit of when it is asked whether to look at it."""
 YOUNG_STEPS = 200
@@ -275,9 +276,13 @@ class Controller:
         size.weighed = self._against(size, num_requests, expected)
         used = self._of(size, size.length)
         best = max(size.weighed, key=lambda w: w.rate)
-        longer = SURE_LONGER if size.length else SURE_DRAFTING
-        sure = longer if best.length > size.length else SURE_SHORTER
-        if best.rate > used.rate * (1 + BETTER + sure * best.error):
+        if not size.length:
+            least = PAYS + SURE_DRAFTING * best.error
+        elif best.length > size.length:
+            least = BETTER + SURE_LONGER * best.error
+        else:
+            least = BETTER + SURE_SHORTER * best.error if best.length else 0.0
+        if best.rate > used.rate * (1 + least):
             size.length = best.length
             self._patience = UNSEEN
             size.weighed = self._against(size, num_requests, expected)
