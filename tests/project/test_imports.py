@@ -26,6 +26,7 @@ def heavy_modules_after_import(module: str) -> list[str]:
         "vllm_lmtp.formats.checkpoint",
         "vllm_lmtp.config.fit",
         "vllm_lmtp.formats.hub",
+        "vllm_lmtp.length.controller",
         "vllm_lmtp.method.leap",
         "vllm_lmtp.config.requested, vllm_lmtp.runner_v1.slots, vllm_lmtp.observe.metrics",
     ],

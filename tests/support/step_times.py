@@ -1,0 +1,133 @@
+"""An engine of known step times and acceptance, for a controller of the draft length to run on.
+
+Tokens and seconds are counted as expected, without the clock's noise: what is judged is the
+choices. The controller sees the noisy clock and counts drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from vllm_lmtp.length.step import Step
+
+Time = Callable[[int, int, int, float], float]
+"""(requests, rows verified, drafts wanted, seconds since the start) -> seconds of a step."""
+
+
+class Chooser(Protocol):
+    """What is simulated."""
+
+    def choose(self, num_requests: int) -> int: ...
+
+    def observe(self, step: Step) -> None: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """time: of a step. chances: at a time, of each place to be accepted after the one before it.
+    requests: at a time. noise: sigma of the clock's lognormal factor. stragglers: share of steps
+    that take ten times as long. late: steps by which observations lag; 1 is a synchronous engine.
+    verified: share of each place that a confidence cut leaves, after the place before it."""
+
+    time: Time
+    chances: Callable[[float], Sequence[float]]
+    requests: Callable[[float], int] = lambda _: 1
+    noise: float = 0.03
+    stragglers: float = 0.0
+    late: int = 1
+    prefill_every: int = 0
+    jitter: bool = False
+    verified: float = 1.0
+
+
+@dataclass
+class Done:
+    """at: when each step began, seconds. seconds, tokens: of each step, as expected. plain: seconds
+    that its tokens would have taken one after another without drafts, at that time. asked: drafts
+    verified. best: tokens a second and request of the best fixed length, then and there."""
+
+    at: np.ndarray
+    seconds: np.ndarray
+    tokens: np.ndarray
+    plain: np.ndarray
+    best: np.ndarray
+    requests: np.ndarray
+    asked: np.ndarray
+    wanted: np.ndarray
+
+    def of_best(self, start: float, end: float = np.inf) -> float:
+        """Speed between two times as a share of that of the best lengths."""
+        part = (self.at >= start) & (self.at < end)
+        ideal = self.tokens[part] / (self.requests[part] * self.best[part])
+        return float(ideal.sum() / self.seconds[part].sum())
+
+    def worst_window(self, start: float, width: float = 10.0) -> float:
+        """The least speed over plain decoding of any window from `start` on."""
+        ends = np.searchsorted(self.at, self.at + width)
+        plain, took = (np.concatenate([[0], np.cumsum(x)]) for x in (self.plain, self.seconds))
+        first = np.arange(len(self.at))
+        whole = (self.at >= start) & (self.at + width <= self.at[-1])
+        speeds = (plain[ends] - plain[first]) / (took[ends] - took[first])
+        return float(speeds[whole].min())
+
+
+def expected_tokens(chances: Sequence[float], length: int) -> float:
+    return 1 + float(np.cumprod(chances)[:length].sum())
+
+
+def rate(world: World, length: int, requests: int, at: float) -> float:
+    """Tokens a second and request of a fixed length."""
+    shown = world.verified ** np.arange(1, length + 1)
+    seconds = world.time(requests, round(requests * float(shown.sum())), length, at)
+    return expected_tokens(np.asarray(world.chances(at)) * world.verified, length) / seconds
+
+
+def run(
+    chooser: Chooser, world: World, lengths: Sequence[int], *, steps: int = 0, seconds: float = 0.0,
+    seed: int = 0,
+) -> Done:  # fmt: skip
+    """Simulate so many steps, or seconds."""
+    draw = np.random.default_rng(seed)
+    told: deque[Step] = deque()
+    columns: list[tuple[Any, ...]] = []
+    now, asked, requests, count = 0.0, 0, 0, 0
+    best: dict[Any, float] = {}
+    while count < steps or now < seconds:
+        before, requests = requests, world.requests(now)
+        if world.jitter:
+            requests = max(1, requests - int(draw.integers(0, 1 + requests // 3)))
+        while len(told) >= world.late:
+            chooser.observe(told.popleft())
+        wanted = chooser.choose(requests)
+        drafted = min(before, requests)  # the others have just come, or gone
+        chances = np.asarray(world.chances(now))
+        judged, accepted, shown, right = [], [], drafted, drafted
+        for place in range(asked):
+            shown = int(draw.binomial(shown, world.verified)) if world.verified < 1 else drafted
+            right = int(draw.binomial(right, chances[place] * world.verified))
+            judged.append(max(shown, right))
+            accepted.append(right)
+        rows = sum(judged)
+        took = world.time(requests, rows, wanted, now)
+        factor = float(np.exp(world.noise * draw.standard_normal()))
+        if draw.random() < world.stragglers:
+            factor *= 10
+        tokens = requests + drafted * (expected_tokens(chances * world.verified, asked) - 1)
+        key = (requests, round(now, 0), tuple(chances))
+        if key not in best:
+            best[key] = max(rate(world, m, requests, now) for m in lengths)
+        plain = world.time(requests, 0, 0, now) * tokens / requests
+        columns.append((now, took, tokens, plain, best[key], requests, asked, wanted))
+        count += 1
+        prefill = bool(world.prefill_every) and count % world.prefill_every == 0
+        if prefill:
+            factor *= 3
+        told.append(Step(took * factor, requests, rows, asked, wanted, judged, accepted, prefill))
+        now += took
+        asked = wanted
+    return Done(*(np.array(column) for column in zip(*columns, strict=True)))

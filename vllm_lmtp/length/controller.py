@@ -1,0 +1,374 @@
+"""Chooses how many drafts a request the engine should make, from how its steps went.
+
+Of every length in use the controller knows what it is worth (worth.py) and, for each size of batch,
+what it costs (cost.py). The length with the most expected tokens a second is kept until another one
+is better by more than chance says. Now and then a single step takes another length, a *look*: where
+the other might be better for all that is known, or where no draft was seen for some seconds and
+the text may have changed. What looks may cost is bounded (budget.py).
+
+The controller has no clock and draws no numbers: the same steps lead to the same choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from vllm_lmtp.length.budget import Budget
+from vllm_lmtp.length.cost import StepTime
+from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
+from vllm_lmtp.length.step import Step
+from vllm_lmtp.length.worth import Expected, Share, Worth
+
+FIRST_STEPS = 5
+"""Timed steps of a size before anything is drafted; their median begins its model, so that one
+straggler does no harm."""
+PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0.3
+"""A length takes over if it is better by a share, PAYS where nothing is drafted, and by so many
+standard errors. More is asked to draft at all than for a longer draft, and for that more than for a
+shorter one; plain decoding takes over as soon as it seems best. For being slower than plain
+decoding is worse than missing a small gain."""
+CURIOUS = 1.5
+"""Standard errors a length is given the benefit of when it is asked whether to look at it."""
+YOUNG_STEPS = 200
+"""Timed steps of a size up to which looks may follow each other closely."""
+YOUNG_GAP, GAP = 2, 10
+"""Steps between looks at least: while a size is young, and later. So looks are at most one step in
+11 once a size is known."""
+LOST = 8
+"""Steps after which a look whose drafts were never verified is given up."""
+UNSEEN, UNSEEN_MOST, UNSEEN_GROWS = 0.3, 4.0, 1.5
+"""Seconds without any draft after which the text may have changed, or without a plain step after
+which that may have: at first, at most, and how much longer after each look that changed nothing."""
+HOPE = 0.9
+"""Share of each place accepted in a text that is as kind as one may hope for."""
+CLEARLY = 1.15
+"""Speed over plain decoding at half or twice the size, from which a size starts with drafts."""
+WARM_DOUBT, WARM_TRIES = 0.1, 30.0
+"""What knowledge of an earlier run counts: its variances as a share of those of guesses, and tries
+of each place at most."""
+EVERY = 4
+"""Steps learnt from after which the lengths of a size that is not young are weighed anew."""
+LEARN_SECONDS = 0.02
+"""Once a size is not young, steps as usual are learnt from no more often, so that the controller
+costs an engine of short steps no larger share than one of long ones."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A length for a number of requests.
+
+    tokens: a request and step, expected. seconds: of a step. error: standard error of the rate
+    against that of the length in use, as a share of it. seconds_error: of how much longer a step
+    takes than one of the length in use. hoped: tokens, in the kindest text.
+    """
+
+    length: int
+    tokens: float
+    seconds: float
+    error: float
+    seconds_error: float
+    hoped: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second and request."""
+        return self.tokens / self.seconds
+
+
+class _Size:
+    """What belongs to one size of batch."""
+
+    def __init__(self, lengths: Sequence[int], most: int) -> None:
+        self.time = StepTime(lengths, most)
+        self.length = 0
+        self.weighed: list[Weighed] = []
+        self.weighed_at = -EVERY
+        self.first: list[float] = []
+        self.plain_seen = 0.0
+
+
+class Controller:
+    """Chooses, and learns from what came of it.
+
+    Args:
+        max_drafts: the longest draft.
+        lengths: the lengths that may be chosen; None for few that are spread well.
+    """
+
+    def __init__(self, max_drafts: int, lengths: Sequence[int] | None = None) -> None:
+        self.lengths = tuple(sorted({0, *(lengths or spread_lengths(max_drafts))}))
+        self.worth = Worth(self.lengths[-1])
+        self.budget = Budget()
+        self.sizes: dict[int, _Size] = {}
+        self.now = 0.0
+        self.looks = 0
+        self.steps = 0
+        self._since_look = 0
+        self._look: int | None = None
+        self._last_draft = 0.0
+        self._patience = UNSEEN
+
+    def choose(self, num_requests: int) -> int:
+        """Drafts a request that the step that is scheduled now should make."""
+        self._since_look += 1
+        size = self._ready(num_requests)
+        if size is None:
+            return self._at_first(num_requests)
+        look = self._worth_a_look(size)
+        if look is None:
+            return size.length
+        self.looks += 1
+        self._look, self._since_look = look, 0
+        return look
+
+    def observe(self, step: Step) -> None:
+        """Learn from a step; steps come in order, each once, however late."""
+        self.steps += 1
+        seconds = step.seconds or 0.0
+        self.now += seconds
+        self.budget.pay_in(seconds)
+        if step.num_requests < 1:
+            return
+        changes = self.worth.changes
+        self.worth.observe(step.num_requests, step.asked, step.judged, step.accepted, seconds)
+        if self.worth.changes != changes:
+            self._patience = UNSEEN
+        if step.asked:
+            self._last_draft = self.now
+        if step.asked == self._look or self._since_look > LOST:
+            self._look = None
+        if not seconds or step.prefill:
+            return
+        most = size_of(step.num_requests)
+        size = self.sizes.get(most)
+        if size is None:
+            size = self.sizes[most] = _Size(self.lengths, most)
+        if not size.time.known:
+            self._begin(size, step, seconds)
+        else:
+            if not step.rows:
+                size.plain_seen = self.now
+            usual = step.asked == step.wanted == size.length
+            recent = self.now - size.time.last_learnt < LEARN_SECONDS
+            if usual and recent and size.time.steps >= YOUNG_STEPS:
+                return
+            shifts = size.time.shifts
+            size.time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
+            if size.time.shifts != shifts:
+                self._patience, size.plain_seen = UNSEEN, 0.0
+            self._settle(size, step)
+
+    def in_use(self, num_requests: int) -> int:
+        """The length in use for so many requests, looks aside."""
+        size = self.sizes.get(size_of(num_requests))
+        return size.length if size is not None else 0
+
+    def gain(self, num_requests: int) -> float | None:
+        """Speed of the length in use over plain decoding; None while the size is not known."""
+        size = self._ready(num_requests)
+        if size is None:
+            return None
+        return self._of(size, size.length).rate / self._of(size, 0).rate
+
+    def price_of_row(self, num_requests: int) -> float | None:
+        """Tokens that could be had in the time that a verified row more takes.
+
+        So a place is worth its row if it and all before it are accepted with a chance above this.
+        None while the size is not known.
+        """
+        size = self._ready(num_requests)
+        if size is None:
+            return None
+        used = self._of(size, size.length)
+        rows = self.worth.expected(size.length).rows
+        return min(1.0, size.time.slope(rows) * num_requests * used.rate)
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt, for `from_state` of a later run; plain data that JSON can hold."""
+        shares = zip(self.worth.accepted, self.worth.shown, strict=True)
+        sizes = {
+            most: SizeKnowledge(size.time.learnt(), size.time.noise)
+            for most, size in sorted(self.sizes.items())
+            if size.time.known and size.time.plain > 0
+        }
+        places = [(a.estimate(0.0), a.tries, s.estimate(1.0)) for a, s in shares]
+        return Knowledge(self.lengths, places, sizes).as_dict()
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Any], lengths: Sequence[int], where: str = "draft length state"
+    ) -> Controller:
+        """A controller that knows what another one knew; it doubts it somewhat.
+
+        Args:
+            lengths: that may be chosen now.
+            where: what to call the state in a refusal, such as its file.
+
+        Raises:
+            LMTPError: it is no such state, or is of other lengths.
+        """
+        new = cls(max(lengths), lengths)
+        known = read(state, new.lengths, where)
+        for place, (share, tries, shown) in enumerate(known.places):
+            tries = min(tries, WARM_TRIES)
+            new.worth.accepted[place] = Share(tries, tries * share)
+            new.worth.shown[place] = Share(tries, tries * shown)
+        for most, learnt in known.sizes.items():
+            size = new.sizes[most] = _Size(new.lengths, most)
+            size.time.remember(learnt.seconds, learnt.noise, WARM_DOUBT)
+            new.budget.open_size(size.time.plain, first=most == min(known.sizes))
+        return new
+
+    def _ready(self, num_requests: int) -> _Size | None:
+        size = self.sizes.get(size_of(num_requests)) if num_requests > 0 else None
+        if size is None or not size.time.known:
+            return None
+        self._weigh(size, num_requests)
+        return size
+
+    def _nearest(self, most: int) -> _Size | None:
+        """The known size of batch that is nearest to one."""
+        known = [size for size in self.sizes.values() if size.time.known]
+        ratio = {
+            size.time.most: max(size.time.most / most, most / size.time.most) for size in known
+        }
+        return min(known, key=lambda s: (ratio[s.time.most], s.time.most), default=None)
+
+    def _at_first(self, num_requests: int) -> int:
+        """Nothing, unless drafts pay clearly at half or twice the size."""
+        if num_requests < 1:
+            return 0
+        most = size_of(num_requests)
+        near = self._nearest(most)
+        if near is None or not near.weighed or not most / 2 <= near.time.most <= most * 2:
+            return 0
+        used, plain = self._of(near, near.length), self._of(near, 0)
+        if used.rate <= CLEARLY * plain.rate:
+            return 0
+        rows = near.length * near.time.most  # no more of them in all than were good there
+        return max(m for m in self.lengths if m <= near.length and m * most <= max(rows, most))
+
+    def _begin(self, size: _Size, step: Step, seconds: float) -> None:
+        near = self._nearest(size.time.most)
+        part = 1.0
+        if near is not None:
+            requests, time = near.time.most, near.time
+            terms = time.terms(requests, step.rows / step.num_requests, step.wanted)
+            part = time.plain / time.seconds(terms)
+        size.first.append(seconds * part)
+        if len(size.first) < FIRST_STEPS:
+            return
+        plain = median(size.first)
+        size.time.begin(plain, self.now, None if near is None else near.time)
+        size.plain_seen = self.now
+        size.length = self._at_first(size.time.most)
+        self.budget.open_size(plain, first=near is None)
+
+    def _weigh(self, size: _Size, num_requests: int) -> None:
+        time = size.time
+        if time.steps - size.weighed_at < (1 if time.steps < YOUNG_STEPS else EVERY):
+            return
+        size.weighed_at = time.steps
+        expected = self.worth.expectations()
+        size.weighed = self._against(size, num_requests, expected)
+        used = self._of(size, size.length)
+        best = max(size.weighed, key=lambda w: w.rate)
+        if not size.length:
+            least = PAYS + SURE_DRAFTING * best.error
+        elif best.length > size.length:
+            least = BETTER + SURE_LONGER * best.error
+        else:
+            least = BETTER + SURE_SHORTER * best.error if best.length else 0.0
+        if best.rate > used.rate * (1 + least):
+            size.length = best.length
+            self._patience = UNSEEN
+            size.weighed = self._against(size, num_requests, expected)
+
+    def _against(
+        self, size: _Size, num_requests: int, expected: Sequence[Expected]
+    ) -> list[Weighed]:
+        """All lengths, against the one in use."""
+        time = size.time
+        used = expected[size.length]
+        used_terms = time.terms(num_requests, used.rows, size.length)
+        found = []
+        hoped, kind, upto = 1.0, 1.0, 0
+        for length in self.lengths:
+            for _ in range(upto, length):
+                kind *= HOPE
+                hoped += kind
+            upto = length
+            worth = expected[length]
+            terms = time.terms(num_requests, worth.rows, length)
+            seconds = time.seconds(terms)
+            late = 0.0 if length == size.length else time.difference(terms, used_terms)
+            doubt = abs(worth.doubt - used.doubt) / worth.tokens
+            error = ((late / seconds) ** 2 + doubt**2) ** 0.5
+            found.append(Weighed(length, worth.tokens, seconds, error, late, hoped))
+        return found
+
+    def _of(self, size: _Size, length: int) -> Weighed:
+        return size.weighed[self.lengths.index(length)]
+
+    def _worth_a_look(self, size: _Size) -> int | None:
+        gap = YOUNG_GAP if size.time.steps < YOUNG_STEPS else GAP
+        if self._look is not None or self._since_look <= gap:
+            return None
+        used = self._of(size, size.length)
+        seen = size.plain_seen if size.length else self._last_draft
+        unseen = self.now - seen > self._patience
+        wanted: list[tuple[float, float, Weighed]] = []
+        for other in size.weighed:
+            if other.length == size.length:
+                continue
+            feared = other.seconds + other.seconds_error - other.tokens / used.rate
+            benefit = other.rate * (1 + CURIOUS * other.error) / used.rate
+            if unseen and size.length and not other.length:
+                benefit = max(benefit, 2.0)
+            elif unseen and not size.length:
+                benefit = max(benefit, other.hoped / other.seconds / used.rate)
+            if benefit > 1:
+                wanted.append((benefit, feared, other))
+        if not wanted:
+            return None
+        self.budget.save_for(min(feared for _, feared, _ in wanted))
+        allowed = [
+            (benefit, other) for benefit, feared, other in wanted if self.budget.allows(feared)
+        ]
+        if not allowed:
+            return None
+        if unseen:
+            self._patience = min(UNSEEN_MOST, self._patience * UNSEEN_GROWS)
+        return max(allowed, key=lambda pair: pair[0])[1].length
+
+    def _settle(self, size: _Size, step: Step) -> None:
+        """What a step cost that was not as the length in use has it."""
+        if not size.weighed or (step.asked == size.length and step.wanted == size.length):
+            return
+        time, used = size.time, self._of(size, size.length)
+        rows = self.worth.expected(size.length).rows
+        as_used = time.seconds(time.terms(step.num_requests, rows, size.length))
+        took = time.seconds(
+            time.terms(step.num_requests, step.rows / step.num_requests, step.wanted)
+        )
+        cost = took - as_used
+        if step.asked != size.length:
+            tokens = 1 + sum(step.accepted) / step.num_requests
+            cost -= (tokens - used.tokens) / used.rate
+        self.budget.settle(cost)
+
+
+def size_of(num_requests: int) -> int:
+    """The size of batch, named by its most requests: a power of two."""
+    return 1 << max(0, num_requests - 1).bit_length()
+
+
+def spread_lengths(max_drafts: int) -> tuple[int, ...]:
+    """Lengths worth having: every one up to 4, then wider apart, and the longest."""
+    found = [m for m in range(max_drafts + 1) if m <= 4]
+    while found[-1] < max_drafts:
+        found.append(min(max_drafts, found[-1] + max(2, found[-1] // 2)))
+    return tuple(found)

@@ -1,0 +1,31 @@
+"""What the engine tells of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the engine, told in the order in which steps were run.
+
+    seconds: wall time since the output before this one. None where it says nothing of the step,
+        since the pipeline had run dry in between.
+    num_requests: requests that decoded in it.
+    rows: draft tokens verified in it, over all requests; the token each request has anyway is none.
+    asked: drafts a request that were wanted of the step that made those verified here.
+    wanted: drafts a request that this step was asked to make; what `Controller.choose` said.
+    judged: of each place, how many of the drafts verified here reached it; may be short of places.
+    accepted: of each place, how many requests had it and all places before it accepted.
+    prefill: whether any prompt was computed in it. Its time is another thing then.
+    """
+
+    seconds: float | None
+    num_requests: int
+    rows: int
+    asked: int
+    wanted: int
+    judged: Sequence[int] = ()
+    accepted: Sequence[int] = ()
+    prefill: bool = False
