@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from tests.support.step_curves import CURVES, LENGTHS, falling, geometric, two_cores
-from tests.support.step_times import Done, World, rate, run
+from tests.support.engine_times.curves import CURVES, LENGTHS, falling, geometric, two_cores
+from tests.support.engine_times.steps import Done, World, rate, run
 from vllm_lmtp.length import budget
 from vllm_lmtp.length.controller import Controller, size_of, spread_lengths
 from vllm_lmtp.length.step import Step

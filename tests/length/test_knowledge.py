@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.length.test_controller import world
-from tests.support.step_curves import LENGTHS
-from tests.support.step_times import run
+from tests.support.engine_times.curves import LENGTHS
+from tests.support.engine_times.steps import run
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.length.controller import Controller
 

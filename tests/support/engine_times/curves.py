@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tests.support.step_times import Time
+from tests.support.engine_times.steps import Time
 
 LENGTHS = (0, 1, 2, 3, 4, 6)
 
