@@ -56,11 +56,7 @@ def compare(
         "max_num_seqs": num_prompts,
         "max_model_len": context(model, max_tokens + ROOM_FOR_PROMPT),
     }
-    unscored = None
-    if checkpoint.scorer is not None:
-        unscored = _without_scorer(
-            checkpoint, subject, say, prompts, max_tokens, temperature, options
-        )
+    alone = _heads_alone(checkpoint, subject, say, prompts, max_tokens, temperature, options)
     pair = Pair(subject, say, max_tokens, temperature, stride, **options)
     say("warming up ...")
     pair.generate(prompts)
@@ -89,7 +85,7 @@ def compare(
         "must_be_identical": temperature == 0 and dtype == "float32",
         "identical": all(text["identical"] for text in texts),
         "acceptance": _acceptance(checkpoint, [lmtp for _, lmtp in single]),
-        "acceptance_without_scorer": unscored,
+        "acceptance_of_heads_alone": alone,
         "speed": [_speed(1, single), _speed(num_prompts, batch)],
     }
 
@@ -151,7 +147,7 @@ def _heads_config(subject: Subject, **options: Any) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if value is not None}
 
 
-def _without_scorer(
+def _heads_alone(
     checkpoint: HeadsCheckpoint,
     subject: Subject,
     say: Say,
@@ -160,10 +156,11 @@ def _without_scorer(
     temperature: float,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Acceptance of the same heads, each place's own best token drafted."""
-    spec = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, lmtp_scorer="none")
+    """Acceptance of the same heads as published: each place's own best token drafted."""
+    alone = {"lmtp_scorer": "none", "lmtp_copy": "off"}
+    spec = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, **alone)
     readable = has_tokenizer(subject.model)
-    engine = _start(say, "L-MTP without scorer", subject.model, spec, readable, **options)
+    engine = _start(say, "L-MTP, heads alone,", subject.model, spec, readable, **options)
     runs = [engine.generate([prompt], max_tokens, temperature) for prompt in prompts]
     engine.close()
     return _acceptance(checkpoint, runs)

@@ -24,11 +24,13 @@ def test_demo_counts_what_the_chain_predicts(tmp_path: Path) -> None:
     assert result["must_be_identical"]
     assert (result["n_heads"], result["stride"]) == (2, 2)
 
-    expected = Counters.zero(4)
+    expected = alone = Counters.zero(4)
     for asked in result["prompts"]:
         output, counters = simulate(chain, asked["prompt"], 24, 4)
         assert asked["lmtp"]["tokens"] == asked["plain"]["tokens"] == output
         expected += counters
+        alone += simulate(chain, asked["prompt"], 24, 4, copy_odds=())[1]
+    assert result["acceptance_of_heads_alone"]["drafts"] == alone.num_drafts
     acceptance = result["acceptance"]
     accepted = sum(expected.accepted_per_pos)
     assert acceptance["drafts"] == expected.num_drafts
@@ -40,7 +42,7 @@ def test_demo_counts_what_the_chain_predicts(tmp_path: Path) -> None:
     # Each request takes one step for its prompt and one for each draft.
     assert acceptance["engine_steps"] == 3 + expected.num_drafts
     assert acceptance["tokens_per_step"] == 3 * 24 / acceptance["engine_steps"]
-    for group in ("by_head", "by_lag"):
+    for group in ("by_head", "by_lag", "by_source"):
         assert sum(g["accepted"] for g in acceptance[group]) == accepted
     assert [speed["streams"] for speed in result["speed"]] == [1, 3]
     for speed in result["speed"]:

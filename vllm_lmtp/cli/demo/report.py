@@ -22,8 +22,7 @@ def print_report(result: Mapping[str, Any], shown: int) -> None:
     print()
     _print_texts(result, shown)
     _print_acceptance(result["acceptance"])
-    if (unscored := result["acceptance_without_scorer"]) is not None:
-        _print_scorer(result["acceptance"], unscored)
+    _print_alone(result["acceptance"], result["acceptance_of_heads_alone"])
     print_table(
         [
             (
@@ -87,15 +86,16 @@ def _print_acceptance(acceptance: Mapping[str, Any]) -> None:
     )
 
 
-def _print_scorer(scored: Mapping[str, Any], unscored: Mapping[str, Any]) -> None:
-    """What the scorer adds, place by place; docs/scorer.md says how."""
+def _print_alone(served: Mapping[str, Any], alone: Mapping[str, Any]) -> None:
+    """What scorer and copies add, place by place; docs/scorer.md says how."""
     rows = [
         (name, *(_rate(p) for p in acceptance["by_position"]), _number(mean))
-        for name, acceptance in (("with", scored), ("without", unscored))
+        for name, acceptance in (("as served", served), ("heads alone", alone))
         for mean in [acceptance["mean_acceptance_length"]]
     ]
-    places = [str(p["place"]) for p in scored["by_position"]]
-    print_table(rows, ("scorer", *places, "mean length"), "Acceptance with and without the scorer")
+    places = [str(p["place"]) for p in served["by_position"]]
+    title = "Acceptance as served, and of the heads alone: no scorer, no copies"
+    print_table(rows, ("", *places, "mean length"), title)
 
 
 def _shown(output: Mapping[str, Any]) -> str:
