@@ -105,7 +105,7 @@ def _sources(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     rows = [
         (name, s["source"], s["drafted"], s["accepted"], percent(s["rate"]))
         for name, f in found
-        for s in f["counters"].get("by_source", ())
+        for s in f.get("counters", {}).get("by_source", ())
     ]
     if not rows:
         return []

@@ -95,7 +95,7 @@ def test_a_report_that_is_stopped_leaves_no_part_running(tmp_path: Path) -> None
     part.write_text(f"#!/bin/sh\necho $$ > {noted}.new\nmv {noted}.new {noted}\nexec sleep 60\n")
     part.chmod(0o755)
     script = (
-        "import sys; from vllm_lmtp.cli import whole_report as report; "
+        "import sys; from vllm_lmtp.cli.evaluate import whole_report as report; "
         f"sys.executable = {str(part)!r}; sys.exit(report._measure([]))"
     )
     report = subprocess.Popen([sys.executable, "-c", script])
