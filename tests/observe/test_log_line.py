@@ -1,13 +1,23 @@
-"""The line about copies beside vLLM's own, on vLLM's own log of speculation."""
+"""The line about copies beside vLLM's own, on vLLM's own log of speculation.
+
+The plugin is registered: another test in this process may have done it as well, and vLLM's log
+calls ours then.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingStats
 
-from vllm_lmtp.observe import log_line
 from vllm_lmtp.observe.metrics import add_cold_draft, add_copied_tokens
+from vllm_lmtp.plugin import register
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    register()
 
 
 def observe(logging: Any, drafted: int, accepted: int, copies: tuple[int, int] | None) -> None:
@@ -18,16 +28,14 @@ def observe(logging: Any, drafted: int, accepted: int, copies: tuple[int, int] |
         add_cold_draft(stats)
     else:
         add_copied_tokens(stats, *copies)
-    log_line.note(logging, stats)
     logging.observe(stats)
 
 
 def logged(logging: Any) -> list[str]:
-    """What is said of copies; vLLM's own line follows it and starts its numbers anew."""
+    """What is said of copies, beside vLLM's own line."""
     lines: list[str] = []
-    log_line.log(logging, lambda text, *args: lines.append(text % args))
-    logging.log(log_fn=lambda *args: None)
-    return lines
+    logging.log(log_fn=lambda text, *args: lines.append(text % args))
+    return [line for line in lines if line.startswith("L-MTP")]
 
 
 def test_copies_are_told_as_a_share_of_what_vllm_counts() -> None:
