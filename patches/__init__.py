@@ -15,7 +15,6 @@ from vllm_lmtp.compat import SUPPORTED_VLLM, is_supported
 from vllm_lmtp.patches import (
     async_scheduling,
     cli_args,
-    cold_drafts,
     cpu_sampling,
     draft_reports,
     draft_tokens,
@@ -27,6 +26,7 @@ from vllm_lmtp.patches import (
     ray_cpu,
     runner_v1,
     runner_v2,
+    scheduler,
     speculative_config,
 )
 from vllm_lmtp.patches.record import Binding, Patch
@@ -47,7 +47,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_sampling.PATCH,
     metrics.PATCH,
     log_line.PATCH,
-    cold_drafts.PATCH,
+    scheduler.PATCH,
     draft_reports.PATCH,
     draft_tokens.PATCH,
     ray_cpu.PATCH,

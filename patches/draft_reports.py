@@ -7,7 +7,6 @@ from typing import Any
 from vllm_lmtp.patches.record import Binding, Patch, around
 
 SAMPLE = "GPUModelRunner.sample_tokens"
-SCHEDULER = "vllm.v1.core.sched.scheduler"
 
 
 def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
@@ -19,14 +18,6 @@ def _sample_tokens(wrapped: Any, runner: Any, args: Any, kwargs: Any) -> Any:
     return output
 
 
-def _update_from_output(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
-    from vllm_lmtp.worker import clock, sources
-
-    clock.collect(scheduler, *args, **kwargs)
-    sources.collect(scheduler, kwargs.get("model_runner_output") or args[1])
-    return wrapped(*args, **kwargs)
-
-
 PATCH = Patch(
     name="draft_reports",
     why="Only the worker knows how long a draft takes and which of its tokens were copied from the "
@@ -34,10 +25,9 @@ PATCH = Patch(
     bindings=(
         Binding("vllm.v1.worker.gpu_model_runner", SAMPLE, around(_sample_tokens)),
         Binding("vllm.v1.worker.gpu.model_runner", SAMPLE, around(_sample_tokens)),
-        Binding(SCHEDULER, "Scheduler.update_from_output", around(_update_from_output)),
     ),
-    written_against="vllm/v1/worker/gpu_model_runner.py, vllm/v1/worker/gpu/model_runner.py, "
-    "vllm/v1/core/sched/scheduler.py (0.32.0, 0.33.0)",
+    written_against="vllm/v1/worker/gpu_model_runner.py, vllm/v1/worker/gpu/model_runner.py "
+    "(0.32.0, 0.33.0)",
     upstream="https://github.com/vllm-project/vllm/issues/7586 (propose, score and verify time)",
     remove_when="vLLM lets a proposer export metrics of its own",
 )

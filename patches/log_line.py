@@ -1,4 +1,4 @@
-"""Logs what drafts copied from the text, beside vLLM's own line on speculation."""
+"""Logs what drafts copied and how long they are, beside vLLM's own line on speculation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ LOGGING = "vllm.v1.spec_decode.metrics"
 def _observe(wrapped: Any, logging: Any, args: Any, kwargs: Any) -> Any:
     from vllm_lmtp.observe.log_line import note
 
-    note(logging, kwargs.get("spec_decoding_stats") or args[0])
-    return wrapped(*args, **kwargs)
+    stats = kwargs.get("spec_decoding_stats") or args[0]
+    note(logging, stats)
+    # What was sent without any draft must not have vLLM divide by their number.
+    return wrapped(*args, **kwargs) if stats.num_drafts else None
 
 
 def _log(wrapped: Any, logging: Any, args: Any, kwargs: Any) -> Any:

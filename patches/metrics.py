@@ -8,19 +8,19 @@ from vllm_lmtp.patches.record import Binding, Patch
 
 
 def _for_prometheus(prometheus_class: Any) -> Any:
-    from prometheus_client import Histogram
+    from prometheus_client import Gauge, Histogram
 
     from vllm_lmtp.observe.metrics import with_leap_metrics
 
-    return with_leap_metrics(prometheus_class, Histogram)
+    return with_leap_metrics(prometheus_class, Histogram, Gauge)
 
 
 def _for_ray(prometheus_class: Any) -> Any:
-    from vllm.v1.metrics.ray_wrappers import RayHistogramWrapper
+    from vllm.v1.metrics.ray_wrappers import RayGaugeWrapper, RayHistogramWrapper
 
     from vllm_lmtp.observe.metrics import with_leap_metrics
 
-    return with_leap_metrics(prometheus_class, RayHistogramWrapper)
+    return with_leap_metrics(prometheus_class, RayHistogramWrapper, RayGaugeWrapper)
 
 
 PATCH = Patch(

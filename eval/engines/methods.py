@@ -61,14 +61,16 @@ def stamp_of(folder: str | None) -> list[list[Any]]:
 
 
 def builtin_methods(variants: Sequence[Variant]) -> list[Method]:
-    """Plain decoding, leap heads with each scorer that their folder has, and looking text up."""
+    """Plain decoding, leap heads as served by default and in whole drafts with each scorer that
+    their folder has, and looking text up."""
     methods = [Method(PLAIN)]
     for variant in variants:
         name = METHOD if len(variants) == 1 else f"{METHOD} {variant.name}"
+        methods.append(Method(name, variant.speculative_config))
         scorer = variant.checkpoint.scorer
         for kind in ("none", *([] if scorer is None else [scorer.kind])):
-            config = variant.speculative_config | {"lmtp_scorer": kind}
-            methods.append(Method(f"{name}, scorer {kind}", config))
+            config = variant.whole_drafts | {"lmtp_scorer": kind}
+            methods.append(Method(f"{name}, whole drafts, scorer {kind}", config))
     lookup = {"num_speculative_tokens": NGRAM_TOKENS, "prompt_lookup_max": 4}
     methods.append(Method("ngram", {"method": "ngram", **lookup, "prompt_lookup_min": 2}))
     missing = None if find_spec("arctic_inference") else "arctic-inference is not installed"

@@ -13,6 +13,9 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
 
+WHOLE = {"lmtp_draft_length": "fixed"}
+"""Drafts as long as they can be, whatever they cost."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -29,6 +32,12 @@ class Variant:
         """As vLLM takes it."""
         heads = {} if self.heads is None else {"model": self.heads}
         return {"method": METHOD, **heads, **self.options}
+
+    @property
+    def whole_drafts(self) -> dict[str, Any]:
+        """The same with drafts as long as they can be at every step, which is how acceptance is
+        measured, unless an option says otherwise."""
+        return {**WHOLE, **self.speculative_config}
 
     @property
     def _scorer(self) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.checkpoints.subject import subject_of
+from vllm_lmtp.eval.engines.variants import WHOLE
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import TARGETS, save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import MARK, run_job
@@ -112,7 +113,7 @@ def _speculative(
         folder = str(args.out / "heads") if args.dummy else args.heads
         heads = {} if folder is None else {"model": folder}
         variants = [
-            ({"method": "lmtp", "lmtp_head_dtype": dtype} | heads, {"dtype": dtype})
+            ({"method": "lmtp", "lmtp_head_dtype": dtype} | WHOLE | heads, {"dtype": dtype})
             for dtype in args.head_dtypes
         ]
     if not args.dummy or args.real_acceptance:

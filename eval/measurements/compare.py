@@ -11,6 +11,7 @@ from typing import Any
 from vllm_lmtp import __version__
 from vllm_lmtp.checkpoints.subject import Subject, chat_prompt, chat_tokenizer
 from vllm_lmtp.eval.engines.engine import Engine, Run
+from vllm_lmtp.eval.engines.variants import WHOLE
 from vllm_lmtp.eval.measurements.counted import summarise
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.formats.hub import resolve_folder
@@ -157,7 +158,7 @@ def _heads_alone(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Acceptance of the same heads as published: each place's own best token drafted."""
-    alone = {"lmtp_scorer": "none", "lmtp_copy": "off"}
+    alone = {"lmtp_scorer": "none", "lmtp_copy": "off", **WHOLE}
     spec = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, **alone)
     readable = has_tokenizer(subject.model)
     engine = _start(say, "L-MTP, heads alone,", subject.model, spec, readable, **options)

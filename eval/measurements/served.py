@@ -28,7 +28,7 @@ def measure(
     found = []
     for variant in variants:
         progress(f"{variant.name}: starting the engine")
-        engine = start(settings, questions, variant.speculative_config)
+        engine = start(settings, questions, variant.whole_drafts)
         config = engine.llm.llm_engine.vllm_config
         num_drafts = config.speculative_config.num_speculative_tokens
         results = []

@@ -10,12 +10,13 @@ import collections
 import gc
 import json
 import os
+import random
 import sys
 import traceback
 from typing import Any
 
 MARK = "<<reply>>"
-KEPT = ("head", "lag", "position", "source")
+KEPT = ("head", "lag", "position", "source", "draft_length", "batch_size")
 
 
 class Host:
@@ -81,6 +82,27 @@ class Host:
         else:
             Drawing.probabilities = self.right  # type: ignore[method-assign]
         return {}
+
+    def choose_at_random(self, seed: int) -> dict[str, Any]:
+        """Take any length in use at each step, whatever is known of it."""
+        controller = self._scheduler().lmtp_length.controller
+        dice, ask = random.Random(seed), controller.choose
+
+        def choose(num_requests: int) -> int:
+            ask(num_requests)
+            return dice.choice(controller.lengths)
+
+        controller.choose = choose
+        return {}
+
+    def lengths(self) -> dict[str, Any]:
+        """What the engine's controller has seen and uses."""
+        controller = self._scheduler().lmtp_length.controller
+        in_use = {most: controller.in_use(most) for most in controller.sizes}
+        return {"steps": controller.steps, "looks": controller.looks, "in_use": in_use}
+
+    def _scheduler(self) -> Any:
+        return self.llm.llm_engine.engine_core.engine_core.scheduler
 
     def count_calls(self) -> dict[str, Any]:
         """Count from now on what an executor that is in this process asks of its workers."""

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingStats
 
-from vllm_lmtp.observe.metrics import add_cold_draft, add_copied_tokens
+from vllm_lmtp.observe.carried import (
+    LengthReport,
+    SizeInUse,
+    add_cold_draft,
+    add_copied_tokens,
+    add_length_report,
+)
 from vllm_lmtp.plugin import register
 
 
@@ -61,4 +67,15 @@ def test_nothing_is_said_where_nothing_was_copied() -> None:
     assert logged(logging) == []
     observe(logging, 6, 4, None)
     observe(logging, 6, 4, (0, 0))
+    assert logged(logging) == []
+
+
+def test_lengths_are_told_where_they_are_found_while_serving() -> None:
+    """Also where nothing was drafted: vLLM has no line of its own then."""
+    logging, stats = SpecDecodingLogging(), SpecDecodingStats.new(6)
+    sizes = [SizeInUse(1, 3, 1234), SizeInUse(8, 0, 1000)]
+    add_length_report(stats, LengthReport({0: 4}, sizes))
+    logging.observe(stats)
+    (line,) = logged(logging)
+    assert line.endswith(": 3 up to 1 (1.23), 0 up to 8 (1.00)")
     assert logged(logging) == []

@@ -13,6 +13,18 @@ import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, SpecDecodingStats
 
 from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.observe.carried import (
+    LengthReport,
+    SizeInUse,
+    add_cold_draft,
+    add_copied_tokens,
+    add_draft_passes,
+    add_length_report,
+    cold_drafts,
+    copied_tokens,
+    draft_passes,
+    length_report,
+)
 from vllm_lmtp.observe.metrics import (
     ACCEPTED,
     ACCEPTED_BY_SOURCE,
@@ -20,12 +32,9 @@ from vllm_lmtp.observe.metrics import (
     DRAFT_SECONDS,
     DRAFTED,
     DRAFTED_BY_SOURCE,
-    add_cold_draft,
-    add_copied_tokens,
-    add_draft_passes,
-    cold_drafts,
-    copied_tokens,
-    draft_passes,
+    GAIN,
+    LENGTH,
+    STEPS,
     with_leap_metrics,
 )
 
@@ -33,9 +42,12 @@ LABELS = ["model_name", "engine"]
 ENGINES: dict[int, list[object]] = {0: ["m", "0"], 1: ["m", "1"]}
 
 
-def lmtp_config(num_drafts: int = 4) -> Any:
+def lmtp_config(num_drafts: int = 4, draft_length: str = "auto") -> Any:
     return SimpleNamespace(
-        method="lmtp", num_speculative_tokens=num_drafts, schedule=LeapSchedule(2, 2)
+        method="lmtp",
+        num_speculative_tokens=num_drafts,
+        schedule=LeapSchedule(2, 2),
+        lmtp_draft_length=draft_length,
     )
 
 
@@ -46,7 +58,8 @@ def make(config: Any) -> tuple[Any, prometheus_client.CollectorRegistry]:
         _counter_cls = functools.partial(prometheus_client.Counter, registry=registry)
 
     histogram = functools.partial(prometheus_client.Histogram, registry=registry)
-    return with_leap_metrics(Base, histogram)(config, LABELS, ENGINES), registry
+    gauge = functools.partial(prometheus_client.Gauge, registry=registry)
+    return with_leap_metrics(Base, histogram, gauge)(config, LABELS, ENGINES), registry
 
 
 def value(registry: Any, name: str, engine: int = 0, **labels: str) -> float | None:
@@ -157,7 +170,7 @@ def test_diffusion_models_still_get_their_own_counters() -> None:
     class Base(SpecDecodingProm):
         _counter_cls = functools.partial(prometheus_client.Counter, registry=registry)
 
-    prom = with_leap_metrics(Base, prometheus_client.Histogram)
+    prom = with_leap_metrics(Base, prometheus_client.Histogram, prometheus_client.Gauge)
     prom(None, LABELS, ENGINES, is_diffusion=True).observe(stats_of((4, 2)))
     assert value(registry, "vllm:diffusion_num_denoising_steps") == 1
 
@@ -168,7 +181,7 @@ def test_cold_drafts_ride_behind_the_last_place() -> None:
     add_cold_draft(stats)
     add_cold_draft(stats)
     assert cold_drafts(stats) == 2
-    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 2, 0, 0]
+    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 2, 0, 0, 0, 0]
 
 
 def test_copied_tokens_ride_along_beside_all_else() -> None:
@@ -202,10 +215,50 @@ def test_draft_times_ride_along_with_and_without_cold_drafts() -> None:
     assert (sample("bucket", le="0.001"), sample("bucket", le="0.0025")) == (0, 1)
 
 
+def test_draft_lengths_are_shown_by_the_size_of_the_batch() -> None:
+    prom, registry = make(lmtp_config())
+    for length in (4, 2):
+        stats = SpecDecodingStats.new(4)
+        sizes = [SizeInUse(1, length, 1300), SizeInUse(8, 0, 1000)]
+        add_length_report(stats, LengthReport({0: 5, length: 7}, sizes))
+        prom.observe(stats, engine_idx=1)
+    named = dict(zip(LABELS, ["m", "1"], strict=True))
+
+    def gauge(name: str, most: int) -> float | None:
+        return registry.get_sample_value(name, named | {"batch_size": str(most)})
+
+    assert [gauge(LENGTH, most) for most in (1, 8)] == [2, 0]
+    assert [gauge(GAIN, most) for most in (1, 8)] == [1.3, 1.0]
+    steps = [value(registry, STEPS, 1, draft_length=length) for length in ("0", "2", "4")]
+    assert steps == [10, 7, 7]
+    assert value(registry, STEPS, 0, draft_length="0") is None
+
+
+def test_a_fixed_length_is_not_shown() -> None:
+    prom, registry = make(lmtp_config(draft_length="fixed"))
+    prom.observe(stats_of((4, 2)))
+    assert not [m.name for m in registry.collect() if m.name in (STEPS, LENGTH, GAIN)]
+
+
+def test_a_report_rides_behind_all_else() -> None:
+    stats = stats_of((4, 2), cold=1)
+    assert length_report(stats) is None
+    add_draft_passes(stats, [2000])
+    report = LengthReport({0: 3, 6: 1}, [SizeInUse(4, 6, 990)])
+    add_length_report(stats, LengthReport({0: 1}, []))
+    add_length_report(stats, report)
+    add_draft_passes(stats, [3000, 4000])
+    add_copied_tokens(stats, 3, 1)
+    received = SpecDecodingStats(**json.loads(json.dumps(asdict(stats))))
+    assert length_report(received) == report
+    assert draft_passes(received) == [2000, 3000, 4000]
+    assert (cold_drafts(received), copied_tokens(received)) == (1, (3, 1))
+
+
 def test_drafts_observed_after_a_cold_one_keep_their_places() -> None:
     stats = stats_of(cold=1)
     stats.observe_draft(4, 4)
-    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 1, 0, 0]
+    assert stats.num_draft_tokens_per_pos == [1, 1, 1, 1, 1, 0, 0, 0, 0]
     assert cold_drafts(stats) == 1
 
 
@@ -232,6 +285,7 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's Ray twin takes the same extension; Ray's names have no colon."""
     from vllm.v1.metrics.ray_wrappers import (
         RayCounterWrapper,
+        RayGaugeWrapper,
         RayHistogramWrapper,
         RaySpecDecodingProm,
     )
@@ -251,13 +305,20 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(RayCounterWrapper, "inc", inc)
     monkeypatch.setattr(RayHistogramWrapper, "observe", observe)
-    extended = with_leap_metrics(RaySpecDecodingProm, RayHistogramWrapper)
+    monkeypatch.setattr(RayGaugeWrapper, "set", observe)
+    extended = with_leap_metrics(RaySpecDecodingProm, RayHistogramWrapper, RayGaugeWrapper)
     prom = extended(lmtp_config(), LABELS, ENGINES)
     stats = stats_of((4, 3), (4, 0), cold=1)
     add_copied_tokens(stats, 5, 2)
     add_draft_passes(stats, [1500])
+    add_length_report(stats, LengthReport({3: 2}, [SizeInUse(1, 3, 1250)]))
     prom.observe(stats)
-    assert observed == {"vllm_lmtp_draft_seconds": [0.0015]}
+    assert observed == {
+        "vllm_lmtp_draft_seconds": [0.0015],
+        "vllm_lmtp_draft_length": [3],
+        "vllm_lmtp_draft_length_gain": [1.25],
+    }
+    assert counted["vllm_lmtp_num_steps",] == 2
     assert counted["vllm_lmtp_num_draft_tokens", "0", "1"] == 2
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "1"] == 1
     assert counted["vllm_lmtp_num_accepted_tokens", "1", "0"] == 0

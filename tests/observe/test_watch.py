@@ -9,7 +9,7 @@ import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_lmtp.observe import watch
-from vllm_lmtp.observe.metrics import cold_drafts, copied_tokens
+from vllm_lmtp.observe.carried import cold_drafts, copied_tokens
 
 DRAFTS = 6
 
@@ -45,7 +45,7 @@ def step(
 def judge(scheduler: Any, req_id: str, drafted: int = DRAFTS, accepted: int = 1) -> int:
     """Cold drafts noted for one verdict."""
     stats = SpecDecodingStats.new(DRAFTS)
-    watch.note_verdict(scheduler, stats, None, drafted, accepted, None, req_id)
+    watch.note_verdict(scheduler, stats, drafted, accepted, None, req_id)
     return cold_drafts(stats)
 
 
@@ -92,7 +92,7 @@ def test_other_methods_are_left_alone() -> None:
 
 def test_statistics_may_be_off() -> None:
     scheduler = make_scheduler(3, a=1)
-    watch.note_verdict(scheduler, None, None, DRAFTS, 0, None, "a")
+    watch.note_verdict(scheduler, None, DRAFTS, 0, None, "a")
     assert scheduler.lmtp_refused == 1
 
 
@@ -134,7 +134,7 @@ def test_models_that_count_drafts_without_speculation_are_left_alone() -> None:
     scheduler = make_scheduler(a=5)
     scheduler.vllm_config.speculative_config = None
     watch.note_admissions(scheduler, step(new={"a": 0}))
-    watch.note_verdict(scheduler, None, None, 4, 0, None, "a")
+    watch.note_verdict(scheduler, None, 4, 0, None, "a")
     assert not hasattr(scheduler.requests["a"], "lmtp_start")
 
 
@@ -146,7 +146,7 @@ DRAFT = [True, False, True, True, False, True]
 def copied(scheduler: Any, drafted: int, accepted: int) -> tuple[int, int]:
     """Copied tokens noted for one verdict on request `a`."""
     stats = SpecDecodingStats.new(DRAFTS)
-    watch.note_verdict(scheduler, stats, None, drafted, accepted, None, "a")
+    watch.note_verdict(scheduler, stats, drafted, accepted, None, "a")
     return copied_tokens(stats)
 
 
@@ -175,7 +175,7 @@ def test_requests_are_counted_together_in_a_step() -> None:
     scheduler.requests["a"].lmtp_copied = DRAFT
     scheduler.requests["b"].lmtp_copied = [True] * 6
     for req_id, accepted in (("a", 1), ("b", 4)):
-        watch.note_verdict(scheduler, stats, None, DRAFTS, accepted, None, req_id)
+        watch.note_verdict(scheduler, stats, DRAFTS, accepted, None, req_id)
     assert copied_tokens(stats) == (10, 5)
 
 
@@ -185,7 +185,7 @@ def test_drafts_of_the_heads_alone_say_nothing_of_copies() -> None:
         if of_heads is not None:
             scheduler.requests["a"].lmtp_copied = of_heads
         stats = SpecDecodingStats.new(DRAFTS)
-        watch.note_verdict(scheduler, stats, None, DRAFTS, 1, None, "a")
+        watch.note_verdict(scheduler, stats, DRAFTS, 1, None, "a")
         assert stats.num_draft_tokens_per_pos == [0] * DRAFTS
 
 
@@ -205,7 +205,7 @@ def test_a_preempted_request_forgets_its_draft() -> None:
 def test_copies_are_not_counted_where_statistics_are_off() -> None:
     scheduler = make_scheduler(3, a=20)
     scheduler.requests["a"].lmtp_copied = DRAFT
-    watch.note_verdict(scheduler, None, None, DRAFTS, 0, None, "a")
+    watch.note_verdict(scheduler, None, DRAFTS, 0, None, "a")
     assert scheduler.lmtp_refused == 1
 
 
@@ -215,6 +215,6 @@ def test_copies_that_a_grammar_ruled_out_are_not_counted() -> None:
     scheduler.requests["a"].lmtp_copied = [True] * DRAFTS
     stats = SpecDecodingStats.new(DRAFTS)
     stats.observe_draft(num_draft_tokens=DRAFTS - 4, num_accepted_tokens=1)
-    watch.note_verdict(scheduler, stats, None, DRAFTS, 1, {"a": 4}, "a")
+    watch.note_verdict(scheduler, stats, DRAFTS, 1, {"a": 4}, "a")
     assert copied_tokens(stats) == (DRAFTS - 4, 1)
     assert stats.num_draft_tokens == DRAFTS - 4

@@ -223,7 +223,7 @@ def runner_v2_gives_slots_where_we_watch(vllm: Sources) -> None:
 def scheduler_judges_drafts_as_our_watch_expects(vllm: Sources) -> None:
     scheduler = "vllm.v1.core.sched.scheduler"
     theirs = vllm.parameters(scheduler, "Scheduler.make_spec_decoding_stats")
-    ours = OURS.parameters("vllm_lmtp.observe.watch", "note_verdict")
+    ours = OURS.parameters("vllm_lmtp.scheduler.listener", "judged")
     # Ours: scheduler, the returned stats, the stats passed in (vLLM passes them by position).
     assert theirs[0] == "self"
     assert theirs[2:] == ours[3:]

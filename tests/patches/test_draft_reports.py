@@ -9,7 +9,8 @@ import pytest
 import torch
 from vllm.v1.outputs import ModelRunnerOutput
 
-from vllm_lmtp.patches.draft_reports import _sample_tokens, _update_from_output
+from vllm_lmtp.patches.draft_reports import _sample_tokens
+from vllm_lmtp.patches.scheduler import _update_from_output
 from vllm_lmtp.worker import clock
 from vllm_lmtp.worker.sources import SourceLog
 

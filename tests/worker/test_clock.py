@@ -11,7 +11,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_lmtp.observe import watch
-from vllm_lmtp.observe.metrics import draft_passes
+from vllm_lmtp.observe.carried import draft_passes
 from vllm_lmtp.worker import clock
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_passes_wait_for_a_verdict_and_are_counted_once() -> None:
     clock.collect(scheduler, step, output)  # one that vLLM shares between steps
     stats = [SpecDecodingStats.new(4), SpecDecodingStats.new(4)]
     for each in stats:
-        watch.note_verdict(scheduler, each, None, 4, 1, None, "a")
+        watch.note_verdict(scheduler, each, 4, 1, None, "a")
     assert [draft_passes(each) for each in stats] == [[2000, 3000], []]
 
 

@@ -215,7 +215,7 @@ def _verify(
 
     methods = [
         Method(PLAIN),
-        Method("lmtp, whole drafts", variant.speculative_config),
+        Method("lmtp, whole drafts", variant.whole_drafts),
         Method("tuned", config, None if config else "it does not speculate"),
     ]
     return speed.measure(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import Refusal
@@ -115,6 +116,7 @@ def find_refusals(
         expected = f"at most {longest}, the longest match that is told apart"
         remedy = "lower it, or raise lmtp_copy_max_match"
         faults.append(Refusal(WHERE, "lmtp_copy_min_match", str(least), expected, remedy))
+    faults += _draft_length_faults(settings)
     draft_tp = settings.options.get("draft_tensor_parallel_size")
     if draft_tp not in (None, settings.tensor_parallel_size):
         faults.append(
@@ -133,10 +135,34 @@ def find_refusals(
     return faults
 
 
+def _draft_length_faults(settings: EngineSettings) -> list[Refusal]:
+    """Two answers to one question, and a file that nothing would write."""
+    faults = []
+    kind = settings.options.get("lmtp_draft_length")
+    schedule = settings.options.get("num_speculative_tokens_per_batch_size")
+    if kind == "auto" and schedule is not None:
+        expected = "one or the other: both say how many drafts a step makes"
+        remedy = "leave num_speculative_tokens_per_batch_size out, or lmtp_draft_length"
+        faults.append(
+            Refusal(WHERE, "lmtp_draft_length", "'auto' and a schedule", expected, remedy)
+        )
+    file = settings.options.get("lmtp_draft_length_file")
+    given = schedule or settings.num_speculative_tokens
+    if file is not None and (kind or ("fixed" if given else "auto")) == "fixed":
+        expected = "no file: the draft length is fixed, so nothing is learnt"
+        remedy = "leave it out, or set lmtp_draft_length to auto"
+        faults.append(Refusal(WHERE, "lmtp_draft_length_file", repr(file), expected, remedy))
+    elif file is not None and not Path(file).absolute().parent.is_dir():
+        expected = "a file in a folder that exists"
+        remedy = f"make {Path(file).absolute().parent}"
+        faults.append(Refusal(WHERE, "lmtp_draft_length_file", repr(file), expected, remedy))
+    return faults
+
+
 def _confidence_faults(checkpoint: HeadsCheckpoint, settings: EngineSettings) -> list[Refusal]:
     """Uses of the confidence that the runner has not, and a calibration of other places."""
     faults = []
-    least = settings.options.get("lmtp_min_confidence", 0)
+    least = settings.options.get("lmtp_min_confidence") or 0
     adaptive = settings.options.get("enable_adaptive_verification", False)
     if settings.runner == 2 and least and not adaptive:
         faults.append(

@@ -7,6 +7,7 @@ nothing new. It is pickled into engine, worker and Ray processes: keep this modu
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -18,6 +19,8 @@ from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.formats.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.scorer_tensors import MOST_MATCH
+from vllm_lmtp.length.controller import spread_lengths
+from vllm_lmtp.length.file import read_file
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.observe.node import check_versions, versions
 from vllm_lmtp.plugin import register
@@ -45,11 +48,17 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     """Drafting with leap heads.
 
     model: stage-1 folder, heads-only folder or Hugging Face id; the target's own when left out.
-    num_speculative_tokens: 1..n*k, n*k when left out.
+    num_speculative_tokens: 1..n*k, the number of drafts of every step; left out, that is found
+        while serving, up to n*k.
+    lmtp_draft_length: "auto" finds the number while serving, "fixed" keeps it; left out, "fixed"
+        where a number or vLLM's schedule by batch size is given. With "auto" a number is the most.
+    lmtp_draft_length_file: where what was found is kept when the engine ends, and read when it
+        starts.
     lmtp_stride: overrides the checkpoint's `skip_token`, which published ones misstate.
     lmtp_scorer: "auto" for the scorer that the checkpoint has, "none", or the kind it must have.
     lmtp_min_confidence: a draft ends before the place at which it is less likely than this to be
-        right up to there; 0 keeps all.
+        right up to there; 0 keeps all. Left out, it is what a row is worth on Model Runner V1 where
+        the draft length is found while serving, and 0 elsewhere.
     lmtp_draft_temperature: of drafts that are drawn (`draft_sample_method: "probabilistic"`), as a
         share of the request's; heads are less sure than the target, and 0.6 makes up for it
         (docs/results/scorer.md, Temperature of a drawn draft).
@@ -66,11 +75,14 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         revision: str | None
         num_speculative_tokens: int | None
         enable_adaptive_verification: bool
+        num_speculative_tokens_per_batch_size: list[tuple[int, int, int]] | None
 
     method: Literal["lmtp"] = "lmtp"
     lmtp_stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
     lmtp_scorer: Literal["auto", "none", "table", "markov", "recurrent"] = "auto"
-    lmtp_min_confidence: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    lmtp_min_confidence: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    lmtp_draft_length: Literal["auto", "fixed"] | None = None
+    lmtp_draft_length_file: str | None = None
     lmtp_draft_temperature: float = Field(default=0.6, ge=0.05, le=10, allow_inf_nan=False)
     lmtp_head_dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8"] = "auto"
     lmtp_copy: Literal["on", "off"] = "on"
@@ -80,6 +92,8 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     """What the engine's other arguments say (`requested.ENGINE_ARGS`); not for users."""
     lmtp_n_heads: int = 0
     """Set from the checkpoint; not for users."""
+    lmtp_cut_by_price: bool = False
+    """Set where drafts end at what a row is worth; not for users."""
     lmtp_versions: dict[str, str] = Field(default_factory=dict)
     """Set where the engine is planned, compared by every worker; not for users."""
 
@@ -99,7 +113,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         self.lmtp_versions = versions()
         self.lmtp_stride = checkpoint.schedule.stride
         self.lmtp_n_heads = checkpoint.schedule.n_heads
-        self.num_speculative_tokens = self.num_speculative_tokens or checkpoint.schedule.max_drafts
+        self._settle_draft_length(checkpoint.schedule.max_drafts)
         self.prompt_lookup_max = self.prompt_lookup_min = 0
         # The heads have no ModelConfig of their own; vLLM reads sizes and the name from this one.
         self.draft_model_config = copy.copy(target)
@@ -109,6 +123,30 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
             # Deep sleep discards weights; vLLM reloads the target's but would leave heads garbage.
             target.sleep_preserve_parameter_names.append("draft.*")
         self.draft_parallel_config = self.target_parallel_config
+
+    def _settle_draft_length(self, most: int) -> None:
+        """Fixed where a number or a schedule was given, found while serving elsewhere."""
+        given = self.num_speculative_tokens or self.num_speculative_tokens_per_batch_size
+        self.lmtp_draft_length = self.lmtp_draft_length or ("fixed" if given else "auto")
+        self.num_speculative_tokens = self.num_speculative_tokens or most
+        if self.lmtp_draft_length == "auto":
+            # Names every length in use, so that V2 captures graphs for all of them. What is chosen
+            # for a size of batch does not come from here (scheduler/draft_length.py).
+            self.num_speculative_tokens_per_batch_size = [
+                (row, row, length) for row, length in enumerate(self.draft_lengths, 1)
+            ]
+            if self.lmtp_draft_length_file is not None:
+                read_file(Path(self.lmtp_draft_length_file))
+        runner = runner_in_use(self.target_parallel_config)
+        unsaid = self.lmtp_min_confidence is None
+        self.lmtp_cut_by_price = unsaid and self.lmtp_draft_length == "auto" and runner == 1
+        self.lmtp_min_confidence = self.lmtp_min_confidence or 0.0
+
+    @property
+    def draft_lengths(self) -> tuple[int, ...]:
+        """Those that may be chosen while serving."""
+        assert self.num_speculative_tokens is not None
+        return spread_lengths(self.num_speculative_tokens)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle, in a worker: Ray's have not loaded plugins yet when this reaches them.
@@ -129,7 +167,8 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
     @property
     def wants_confidence(self) -> bool:
         """Whether anything asks how confident the drafts are."""
-        return self.enable_adaptive_verification or self.lmtp_min_confidence > 0
+        cut = self.lmtp_cut_by_price or bool(self.lmtp_min_confidence)
+        return self.enable_adaptive_verification or cut
 
     def read_heads(self) -> HeadsCheckpoint:
         """Find and check the heads on this machine; each node calls it for itself.
@@ -183,7 +222,8 @@ def as_lmtp_error(error: ValidationError) -> LMTPError:
         if fault["type"] == "unexpected_keyword_argument":
             known = (
                 "lmtp_stride, lmtp_scorer, lmtp_min_confidence, lmtp_draft_temperature, "
-                "lmtp_head_dtype, lmtp_copy, lmtp_copy_min_match, lmtp_copy_max_match "
+                "lmtp_head_dtype, lmtp_copy, lmtp_copy_min_match, lmtp_copy_max_match, "
+                "lmtp_draft_length, lmtp_draft_length_file "
                 "or one of vLLM's speculative options"
             )
             refusals.append(

@@ -78,6 +78,16 @@ class Weighed:
         return self.tokens / self.seconds
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Of the length in use: tokens a request and step expected, seconds of such a step, and of a
+    plain one."""
+
+    tokens: float
+    seconds: float
+    plain: float
+
+
 class _Size:
     """What belongs to one size of batch."""
 
@@ -172,6 +182,14 @@ class Controller:
         if size is None:
             return None
         return self._of(size, size.length).rate / self._of(size, 0).rate
+
+    def reason(self, num_requests: int) -> Reason | None:
+        """Why the length in use is; None while the size is not known."""
+        size = self._ready(num_requests)
+        if size is None:
+            return None
+        used = self._of(size, size.length)
+        return Reason(used.tokens, used.seconds, self._of(size, 0).seconds)
 
     def price_of_row(self, num_requests: int) -> float | None:
         """Tokens that could be had in the time that a verified row more takes.

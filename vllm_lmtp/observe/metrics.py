@@ -1,4 +1,5 @@
-"""Metrics that vLLM does not have: acceptance by head, lag and source, cold drafts, draft times.
+"""Metrics that vLLM does not have: acceptance by head, lag and source, cold drafts, draft times,
+and what the draft length does.
 
 Head and lag are a function of the position in the draft, so the per-position numbers that vLLM's
 scheduler already sends to the frontend are enough. docs/metrics.md defines each number.
@@ -10,6 +11,7 @@ from typing import Any
 
 from vllm_lmtp import METHOD
 from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.observe.carried import cold_drafts, copied_tokens, draft_passes, length_report
 
 DRAFTED = "vllm:lmtp_num_draft_tokens"
 ACCEPTED = "vllm:lmtp_num_accepted_tokens"
@@ -18,16 +20,21 @@ ACCEPTED_BY_SOURCE = "vllm:lmtp_num_accepted_tokens_by_source"
 FROM_HEAD, FROM_COPY = "head", "copy"
 COLD = "vllm:lmtp_num_cold_drafts"
 DRAFT_SECONDS = "vllm:lmtp_draft_seconds"
+STEPS = "vllm:lmtp_num_steps"
+LENGTH = "vllm:lmtp_draft_length"
+GAIN = "vllm:lmtp_draft_length_gain"
 BUCKETS = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]
 
 
-def with_leap_metrics(prometheus_class: type[Any], histogram_class: Any) -> type[Any]:
+def with_leap_metrics(
+    prometheus_class: type[Any], histogram_class: Any, gauge_class: Any
+) -> type[Any]:
     """A subclass of vLLM's `SpecDecodingProm`, or of its Ray twin, with the metrics added.
 
     Without lmtp it behaves as its base.
 
     Args:
-        histogram_class: `prometheus_client.Histogram`, or vLLM's Ray twin of it.
+        histogram_class, gauge_class: `prometheus_client`'s, or vLLM's Ray twins of them.
     """
 
     class LMTPSpecDecodingProm(prometheus_class):
@@ -61,6 +68,28 @@ def with_leap_metrics(prometheus_class: type[Any], histogram_class: Any) -> type
                 labelnames,
                 buckets=BUCKETS,
             )
+            lengths = None
+            if speculative_config.lmtp_draft_length == "auto":
+                by_size = [*labelnames, "batch_size"]
+                lengths = _LengthMetrics(
+                    self._counter_cls(
+                        STEPS,
+                        "Steps, by the drafts a request that were wanted of them.",
+                        [*labelnames, "draft_length"],
+                    ),
+                    gauge_class(
+                        LENGTH,
+                        "Drafts a request in use, by the most requests of a size of batch.",
+                        by_size,
+                        multiprocess_mode="mostrecent",
+                    ),
+                    gauge_class(
+                        GAIN,
+                        "Estimated speed over plain decoding with that length.",
+                        by_size,
+                        multiprocess_mode="mostrecent",
+                    ),
+                )
             for engine, values in per_engine_labelvalues.items():
                 self._leap[engine] = _EngineMetrics(
                     speculative_config.schedule,
@@ -71,6 +100,7 @@ def with_leap_metrics(prometheus_class: type[Any], histogram_class: Any) -> type
                     accepted_by_source,
                     cold,
                     seconds,
+                    lengths,
                     values,
                 )
 
@@ -80,6 +110,23 @@ def with_leap_metrics(prometheus_class: type[Any], histogram_class: Any) -> type
                 self._leap[engine_idx].observe(spec_decoding_stats)
 
     return LMTPSpecDecodingProm
+
+
+class _LengthMetrics:
+    """What a draft length that is found while serving does; of all engines."""
+
+    def __init__(self, steps: Any, length: Any, gain: Any) -> None:
+        self.steps, self.length, self.gain = steps, length, gain
+
+    def observe(self, stats: Any, labelvalues: list[object]) -> None:
+        report = length_report(stats)
+        if report is None:
+            return
+        for length, count in report.steps.items():
+            self.steps.labels(*labelvalues, str(length)).inc(count)
+        for size in report.sizes:
+            self.length.labels(*labelvalues, str(size.most)).set(size.length)
+            self.gain.labels(*labelvalues, str(size.most)).set(size.gain / 1000)
 
 
 class _EngineMetrics:
@@ -98,6 +145,7 @@ class _EngineMetrics:
         accepted_by_source: Any,
         cold: Any,
         seconds: Any,
+        lengths: _LengthMetrics | None,
         labelvalues: list[object],
     ) -> None:
         labels = [
@@ -115,6 +163,7 @@ class _EngineMetrics:
         }
         self.cold = cold.labels(*labelvalues)
         self.seconds = seconds.labels(*labelvalues)
+        self.lengths, self.labelvalues = lengths, labelvalues
 
     def observe(self, stats: Any) -> None:
         for place, counter in enumerate(self.drafted):
@@ -132,56 +181,5 @@ class _EngineMetrics:
         self.cold.inc(cold_drafts(stats))
         for microseconds in draft_passes(stats):
             self.seconds.observe(microseconds / 1e6)
-
-
-# The stats of a step travel to the frontend as a fixed set of fields. vLLM reads
-# `num_draft_tokens_per_pos` nowhere and our counters read it by place, so ours ride behind its last
-# place: how many drafts were cold, how many draft tokens were copied and how many of those were
-# accepted, then the microseconds of each drafting pass.
-
-_COLD, _COPIES_DRAFTED, _COPIES_ACCEPTED, _NUM_COUNTS = range(4)
-
-
-def add_cold_draft(stats: Any) -> None:
-    """Note one cold draft in a step's `SpecDecodingStats`."""
-    _with_room(stats)[stats.num_spec_tokens + _COLD] += 1
-
-
-def add_copied_tokens(stats: Any, drafted: int, accepted: int) -> None:
-    """Note how many tokens of a draft, and how many accepted ones, were copied from the text."""
-    noted = _with_room(stats)
-    noted[stats.num_spec_tokens + _COPIES_DRAFTED] += drafted
-    noted[stats.num_spec_tokens + _COPIES_ACCEPTED] += accepted
-
-
-def add_draft_passes(stats: Any, microseconds: list[int]) -> None:
-    """Note how long drafting passes took in a step's `SpecDecodingStats`."""
-    _with_room(stats).extend(microseconds)
-
-
-def cold_drafts(stats: Any) -> int:
-    """Cold drafts of one step, as noted by `add_cold_draft`."""
-    return _counts(stats)[_COLD]
-
-
-def copied_tokens(stats: Any) -> tuple[int, int]:
-    """Draft and accepted tokens of one step that were copied, as noted by `add_copied_tokens`."""
-    counts = _counts(stats)
-    return counts[_COPIES_DRAFTED], counts[_COPIES_ACCEPTED]
-
-
-def draft_passes(stats: Any) -> list[int]:
-    """Microseconds of each drafting pass, as noted by `add_draft_passes`."""
-    return list(stats.num_draft_tokens_per_pos[stats.num_spec_tokens + _NUM_COUNTS :])
-
-
-def _counts(stats: Any) -> list[int]:
-    noted = stats.num_draft_tokens_per_pos[stats.num_spec_tokens :][:_NUM_COUNTS]
-    return noted or [0] * _NUM_COUNTS
-
-
-def _with_room(stats: Any) -> list[int]:
-    per_place: list[int] = stats.num_draft_tokens_per_pos
-    if len(per_place) == stats.num_spec_tokens:
-        per_place.extend([0] * _NUM_COUNTS)
-    return per_place
+        if self.lengths is not None:
+            self.lengths.observe(stats, self.labelvalues)

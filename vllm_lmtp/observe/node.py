@@ -7,10 +7,12 @@ process that planned the work must stop the start, by name, before it drafts som
 from __future__ import annotations
 
 import os
+import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from vllm_lmtp import __version__
 from vllm_lmtp.compat import vllm_version
@@ -70,3 +72,14 @@ def named() -> Iterator[None]:
         raise LMTPError(
             [replace(refusal, where=f"{where}: {refusal.where}") for refusal in error.refusals]
         ) from error
+
+
+def processor_name() -> str:
+    """This machine's processor, as its maker calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
-from vllm_lmtp.observe.metrics import add_cold_draft, add_copied_tokens, add_draft_passes
+from vllm_lmtp.observe.carried import add_cold_draft, add_copied_tokens, add_draft_passes
 
 logger = init_logger("vllm.lmtp")
 
@@ -40,7 +40,6 @@ def note_admissions(scheduler: Any, output: Any) -> None:
 def note_verdict(
     scheduler: Any,
     stats: Any,
-    _stats_before: Any,
     num_draft_tokens: int,
     num_accepted_tokens: int,
     num_invalid_spec_tokens: dict[str, int] | None,

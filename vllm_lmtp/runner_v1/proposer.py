@@ -16,6 +16,7 @@ from vllm.config import VllmConfig
 
 from vllm_lmtp import METHOD
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.confidence import worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
@@ -97,17 +98,18 @@ class LMTPProposer:
         shape = self.vllm_config.scheduler_config.max_num_seqs, config.num_speculative_tokens
         self.confidence = torch.zeros(shape, dtype=torch.float32, device=self.device)
         self.least_confidence = config.lmtp_min_confidence
+        self.cuts_by_price = config.lmtp_cut_by_price
         self.draws = config.draft_sample_method == "probabilistic"
 
     def set_least_confidence(self, least: float) -> None:
-        """Cut drafts there from now on; 0 keeps all of them.
+        """Cut drafts there from now on, whatever a row is worth; 0 keeps all of them.
 
         Raises:
             ValueError: the drafter was built without a cut, so it knows no confidence.
         """
         if least and self.drafter.confidence is None:
             raise ValueError("lmtp_min_confidence was 0 when the engine started")
-        self.least_confidence = least
+        self.least_confidence, self.cuts_by_price = least, False
 
     def propose(
         self,
@@ -150,6 +152,9 @@ class LMTPProposer:
         if copying is not None:
             self.texts.take(self.runner.input_batch, num_reqs)
             copying.sources[:num_reqs] = False  # of places that are not filled
+        if self.cuts_by_price:
+            plan: Plan | None = getattr(scheduler_output, CARRIED, None)
+            self.least_confidence = (plan and plan.price) or 0.0
         drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
             *step,

@@ -1,0 +1,178 @@
+"""What the controller is told of steps, on a scheduler's outputs written by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_lmtp.length.controller import Controller
+from vllm_lmtp.length.plan import CARRIED, Plan
+from vllm_lmtp.length.step import Step
+from vllm_lmtp.scheduler.draft_length import DraftLength, install
+
+
+class Told:
+    """Stands for the controller: takes note, and wants what it is given."""
+
+    lengths = (0, 1, 2, 3)
+    now = 0.0
+
+    def __init__(self, *wanted: int) -> None:
+        self.wanted = list(wanted)
+        self.steps: list[Step] = []
+
+    def choose(self, num_requests: int) -> int:
+        return self.wanted.pop(0)
+
+    def observe(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def price_of_row(self, num_requests: int) -> float | None:
+        return 0.25
+
+    def in_use(self, num_requests: int) -> int:
+        return 0
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def output(length: DraftLength, drafts: dict[str, int], tokens: int | None = None) -> Any:
+    """A step of requests with so many drafts each, as vLLM's scheduler makes it.
+
+    tokens: scheduled in all, where a prompt is among them.
+    """
+    wanted = length[len(drafts)] if drafts else 3
+    made = SimpleNamespace(
+        num_scheduled_tokens={name: 1 + count for name, count in drafts.items()},
+        scheduled_spec_decode_tokens={name: [-1] * n for name, n in drafts.items() if n},
+        total_num_scheduled_tokens=tokens or len(drafts) + sum(drafts.values()),
+        num_spec_tokens_to_schedule=wanted,
+    )
+    length.plan(made)
+    return made
+
+
+def run(
+    length: DraftLength,
+    clock: Clock,
+    step: Any,
+    seconds: float,
+    verdicts: tuple[tuple[int, int], ...] = (),
+    more: bool = True,
+) -> None:
+    """The step's output arrives after so long and is read."""
+    clock.now += seconds
+    took = length.arrived()
+    for drafted, accepted in verdicts:
+        length.verdict(drafted, accepted)
+    length.observe(took, step, more)
+
+
+def started(*wanted: int, pipeline: int = 1) -> tuple[DraftLength, Told, Clock]:
+    told, clock = Told(*wanted), Clock()
+    return DraftLength(told, pipeline, clock=clock), told, clock  # type: ignore[arg-type]
+
+
+def test_a_step_is_told_as_it_went() -> None:
+    length, told, clock = started(3, 2)
+    run(length, clock, output(length, {"a": 0, "b": 0}), 1.0)
+    second = output(length, {"a": 3, "b": 2})
+    assert getattr(second, CARRIED) == Plan(asked=3, wanted=2, price=0.25)
+    run(length, clock, second, 0.5, ((3, 3), (2, 0)))
+    assert told.steps == [
+        Step(None, 2, 0, asked=0, wanted=3, judged=[0, 0, 0], accepted=[0, 0, 0]),
+        Step(0.5, 2, 5, asked=3, wanted=2, judged=[2, 2, 1], accepted=[1, 1, 1]),
+    ]
+
+
+def test_verdicts_are_of_one_step_only() -> None:
+    length, told, clock = started(1, 1, 1)
+    for accepted in (1, 0):
+        run(length, clock, output(length, {"a": 1}), 0.1, ((1, accepted),))
+    assert [list(step.accepted) for step in told.steps] == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_the_time_after_a_pause_says_nothing() -> None:
+    length, told, clock = started(0, 0, 0, 0)
+    run(length, clock, output(length, {"a": 0}), 0.1)
+    run(length, clock, output(length, {"a": 0}), 0.1, more=False)
+    run(length, clock, output(length, {"b": 0}), 60.0)
+    run(length, clock, output(length, {"b": 0}), 0.2)
+    assert [step.seconds and round(step.seconds, 3) for step in told.steps] == [
+        None, 0.1, None, 0.2,
+    ]  # fmt: skip
+
+
+def test_a_step_of_no_tokens_is_none() -> None:
+    """vLLM schedules some while it waits for transfers; they ask nobody for a length."""
+    length, told, clock = started(2, 1)
+    run(length, clock, output(length, {"a": 0}), 0.1)
+    run(length, clock, output(length, {}), 5.0)
+    last = output(length, {"a": 2})
+    run(length, clock, last, 0.3)
+    assert [step.seconds for step in told.steps] == [None, None]
+    assert told.steps[1].asked == 2
+
+
+def test_prompts_are_told_apart() -> None:
+    length, told, clock = started(0, 0)
+    run(length, clock, output(length, {"a": 0, "b": 0}, tokens=40), 0.1)
+    run(length, clock, output(length, {"a": 0, "b": 0}), 0.1)
+    assert [step.prefill for step in told.steps] == [True, False]
+
+
+def test_drafts_of_a_pipeline_are_those_of_the_batch_before_the_others() -> None:
+    length, _, _ = started(3, 1, 2, 0, pipeline=2)
+    plans = [getattr(output(length, {name: 0}), CARRIED) for name in "abab"]
+    assert [plan.asked for plan in plans] == [0, 0, 3, 1]
+
+
+def scheduler(**config: Any) -> Any:
+    speculative = {
+        "method": "lmtp",
+        "lmtp_draft_length": "auto",
+        "lmtp_draft_length_file": None,
+        "draft_lengths": (0, 1, 2),
+        "num_speculative_tokens": 2,
+    }
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(
+            speculative_config=SimpleNamespace(**(speculative | config)),
+            parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+        ),
+        dynamic_sd_lookup=[0, 0, 1, 2],
+    )
+
+
+def test_it_stands_where_vllm_looks_lengths_up() -> None:
+    made = scheduler()
+    install(made)
+    assert made.dynamic_sd_lookup is made.lmtp_length
+    assert isinstance(made.lmtp_length.controller, Controller)
+    assert made.dynamic_sd_lookup[3] == 0
+
+
+@pytest.mark.parametrize("config", [{"lmtp_draft_length": "fixed"}, {"method": "ngram"}])
+def test_others_keep_their_schedule(config: dict[str, str]) -> None:
+    made = scheduler(**config)
+    install(made)
+    assert made.dynamic_sd_lookup == [0, 0, 1, 2]
+    assert not hasattr(made, "lmtp_length")
+
+
+def test_where_vllm_allows_no_schedule_there_is_none() -> None:
+    """It drops it with data parallelism."""
+    made = scheduler()
+    made.dynamic_sd_lookup = None
+    install(made)
+    assert made.dynamic_sd_lookup is None

@@ -1,0 +1,153 @@
+"""Asks a controller for the length of each step's drafts, and tells it how the steps went.
+
+vLLM looks the number of drafts up by the number of requests where a schedule is configured; this
+object stands in that schedule's place. It lives in the scheduler's process, sees what the scheduler
+sees anyway and reads one clock of the host: nothing of a device, no other rank, no other engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_lmtp import METHOD
+from vllm_lmtp.length.controller import Controller
+from vllm_lmtp.length.plan import CARRIED, Plan
+from vllm_lmtp.length.step import Step
+from vllm_lmtp.observe.draft_length import LengthReports
+from vllm_lmtp.scheduler.warm_start import WarmStart, engine_names
+
+logger = init_logger("vllm.lmtp")
+
+
+class DraftLength:
+    """The draft length of one engine.
+
+    Args:
+        controller: which chooses.
+        pipeline: steps from the one that makes a draft to the one that verifies it; the number of
+            pipeline ranks, since their batches take turns.
+        warm: where what was learnt goes at the end; None to forget it.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        pipeline: int = 1,
+        warm: WarmStart | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.controller = controller
+        self.reports = LengthReports(controller)
+        self._warm, self._clock = warm, clock
+        self._places = controller.lengths[-1]
+        self._wanted = deque([0] * pipeline, maxlen=pipeline)
+        self._drafts = [0] * (self._places + 1)
+        self._accepted = [0] * (self._places + 1)
+        self._before: float | None = None
+
+    def __getitem__(self, num_requests: int) -> int:
+        """Drafts a request that the step which is being scheduled should make.
+
+        vLLM asks once for each step that has any request.
+        """
+        return self.controller.choose(num_requests)
+
+    def plan(self, scheduler_output: Any) -> None:
+        """Tell the workers of a step that was scheduled what they need to know."""
+        num_requests = len(scheduler_output.num_scheduled_tokens)
+        if not num_requests:
+            return
+        wanted = scheduler_output.num_spec_tokens_to_schedule
+        price = self.controller.price_of_row(num_requests)
+        setattr(scheduler_output, CARRIED, Plan(self._wanted[0], wanted, price))
+        self._wanted.append(wanted)
+
+    def verdict(self, num_drafts: int, num_accepted: int) -> None:
+        """The target judged a draft of the step whose output is being read."""
+        self._drafts[num_drafts] += 1
+        self._accepted[num_accepted] += 1
+
+    def arrived(self) -> float | None:
+        """An output has arrived: seconds since the one before it, None after a pause."""
+        now = self._clock()
+        seconds = None if self._before is None else now - self._before
+        self._before = now
+        return seconds
+
+    def observe(self, seconds: float | None, scheduler_output: Any, more: bool) -> None:
+        """Learn from a step whose output was read.
+
+        Args:
+            seconds: as `arrived` said.
+            more: whether any request is left, so that the next step follows at once.
+        """
+        tokens = scheduler_output.num_scheduled_tokens
+        judged, accepted = self._reached(self._drafts), self._reached(self._accepted)
+        if not more or not tokens:
+            self._before = None
+        if not tokens:
+            return
+        plan: Plan = getattr(scheduler_output, CARRIED)
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        rows = sum(map(len, drafts.values()))
+        step = Step(
+            seconds,
+            num_requests=len(tokens),
+            rows=rows,
+            asked=plan.asked,
+            wanted=plan.wanted,
+            judged=judged,
+            accepted=accepted,
+            prefill=scheduler_output.total_num_scheduled_tokens > len(tokens) + rows,
+        )
+        self.controller.observe(step)
+        self.reports.observe(step)
+
+    def close(self) -> None:
+        """The engine ends: write down what was learnt."""
+        if self._warm is not None:
+            self._warm.save(self.controller)
+
+    def _reached(self, counts: list[int]) -> list[int]:
+        """Of each place, how many drafts had it; the counts start anew."""
+        found = list(accumulate(reversed(counts[1:])))[::-1]
+        counts[:] = [0] * len(counts)
+        return found
+
+
+def install(scheduler: Any) -> None:
+    """Let a controller answer where vLLM's scheduler looks the number of drafts up.
+
+    Args:
+        scheduler: vLLM's, just made.
+
+    Raises:
+        LMTPError: the file of what was learnt holds something else.
+    """
+    config = scheduler.vllm_config.speculative_config
+    if config is None or config.method != METHOD or config.lmtp_draft_length != "auto":
+        return
+    if scheduler.dynamic_sd_lookup is None:
+        logger.warning_once(
+            "L-MTP: vLLM allows no draft length that changes with data parallelism, so every step "
+            "makes %d drafts a request; set num_speculative_tokens to what suits your load.",
+            config.num_speculative_tokens,
+        )
+        return
+    warm = None
+    if config.lmtp_draft_length_file is not None:
+        warm = WarmStart(Path(config.lmtp_draft_length_file), engine_names(scheduler.vllm_config))
+    lengths = config.draft_lengths
+    controller = None if warm is None else warm.controller(lengths)
+    pipeline = scheduler.vllm_config.parallel_config.pipeline_parallel_size
+    scheduler.lmtp_length = scheduler.dynamic_sd_lookup = DraftLength(
+        controller or Controller(lengths[-1], lengths), pipeline, warm
+    )

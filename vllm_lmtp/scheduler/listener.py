@@ -1,0 +1,80 @@
+"""What is listened to in vLLM's scheduler, and who is told.
+
+A scheduler is made. Then, of each step: it is scheduled; its output arrives and is read, each of
+its drafts being judged; the statistics of the step are made. Without lmtp nobody is told anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vllm_lmtp.observe import watch
+from vllm_lmtp.scheduler.draft_length import DraftLength, install
+from vllm_lmtp.worker import clock, sources
+
+
+def made(scheduler: Any, _: None, *args: Any, **kwargs: Any) -> None:
+    """vLLM's scheduler was made."""
+    install(scheduler)
+
+
+def scheduled(scheduler: Any, output: Any, *args: Any, **kwargs: Any) -> None:
+    """A step was scheduled; output: vLLM's `SchedulerOutput`."""
+    watch.note_admissions(scheduler, output)
+    if (length := _length(scheduler)) is not None:
+        length.plan(output)
+
+
+@contextmanager
+def reading(scheduler: Any, scheduler_output: Any, model_runner_output: Any) -> Iterator[None]:
+    """While the output of a step is read."""
+    length = _length(scheduler)
+    seconds = None if length is None else length.arrived()
+    clock.collect(scheduler, scheduler_output, model_runner_output)
+    sources.collect(scheduler, model_runner_output)
+    yield
+    if length is not None:
+        length.observe(seconds, scheduler_output, more=scheduler.has_unfinished_requests())
+
+
+def judged(
+    scheduler: Any,
+    stats: Any,
+    _stats_before: Any,
+    num_draft_tokens: int,
+    num_accepted_tokens: int,
+    num_invalid_spec_tokens: dict[str, int] | None,
+    request_id: str,
+) -> None:
+    """The target has judged a draft; arguments as of `make_spec_decoding_stats`.
+
+    stats: the step's `SpecDecodingStats`, None when statistics are off.
+    """
+    watch.note_verdict(
+        scheduler,
+        stats,
+        num_draft_tokens,
+        num_accepted_tokens,
+        num_invalid_spec_tokens,
+        request_id,
+    )
+    if (length := _length(scheduler)) is not None:
+        length.verdict(num_draft_tokens, num_accepted_tokens)
+
+
+def report(scheduler: Any, stats: Any, *args: Any, **kwargs: Any) -> None:
+    """The statistics of a step were made: `SchedulerStats`, None when statistics are off."""
+    if stats is not None and (length := _length(scheduler)) is not None:
+        length.reports.add_to(stats, scheduler.num_spec_tokens)
+
+
+def ended(scheduler: Any, _: None) -> None:
+    """The engine ends."""
+    if (length := _length(scheduler)) is not None:
+        length.close()
+
+
+def _length(scheduler: Any) -> DraftLength | None:
+    return getattr(scheduler, "lmtp_length", None)
