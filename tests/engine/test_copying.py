@@ -30,6 +30,7 @@ GREEDY = {"temperature": 0, "ignore_eos": True, "detokenize": False}
 TOKENS = 24
 NEVER = float("-inf")
 ODDS = [-0.5, 0.3, 0.8, 1.5]
+ACCURACY = [0.35, 0.55, 0.75, 0.95]
 
 
 def repeating(chain: Chain, seed: int = 2) -> list[list[int]]:
@@ -123,18 +124,17 @@ def test_copies_beside_a_scorer_and_outside_its_vocabulary(
 
 @pytest.mark.parametrize("host", ["v1"], indirect=True)
 def test_the_cut_knows_both_opinions(host: EngineHost, chain: Chain, tmp_path: Path) -> None:
-    """One request at a time: where its text outweighs the heads, they are not even asked."""
+    """Where a request's text outweighs the heads they are not even asked about it."""
     vocabulary = draft_vocabulary()
     lines = [(0.3, -0.5), (0.3, 0.0), (0.25, 0.25), (0.35, -0.25), (0.3, 0.1), (0.4, 0.0)]
     scorer = chain_scorers.calibrated(fitted(chain, vocabulary), lines)
-    scorer.config["copying"] = {"log_odds": ODDS}
+    scorer.config["copying"] = {"log_odds": ODDS, "accuracy": ACCURACY}
     folder = scorer.add_to(save_chain(chain, tmp_path / "scored", vocabulary=vocabulary))
     spec = {"method": "lmtp", "lmtp_min_confidence": 0.3}
     host.start(folder, speculative_config=spec)
     scored = chain_scorers.scored(chain, scorer)
-    counters = check(
-        host, scored, repeating(chain, seed=4), together=False, copy_odds=ODDS, cut=0.3
-    )
+    said = {"copy_odds": ODDS, "copy_accuracy": ACCURACY}
+    counters = check(host, scored, repeating(chain, seed=4), together=True, cut=0.3, **said)
     drafted = counters.drafted_per_pos
     assert drafted[0] > drafted[-1] > 0
     assert 0 < counters.copied_accepted < counters.copied

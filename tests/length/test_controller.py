@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 
 from tests.support.engine_times.curves import CURVES, LENGTHS, falling, geometric, two_cores
-from tests.support.engine_times.steps import Done, World, rate, run
+from tests.support.engine_times.steps import Copies, Done, World, rate, run
 from vllm_lmtp.length import budget
-from vllm_lmtp.length.controller import Controller, size_of, spread_lengths
+from vllm_lmtp.length.choices import in_order, spread_lengths
+from vllm_lmtp.length.controller import Controller, size_of
 from vllm_lmtp.length.step import Step
 
 SETTLED = 200
@@ -60,6 +61,28 @@ def test_within_three_percent_of_the_best_length(curve: str, streams: int, text:
 def test_a_clock_twenty_percent_off(curve: str, streams: int, text: str, late: int) -> None:
     noisy = world(curve, streams, text, noise=0.2, late=late)
     assert settled(noisy, seeds=4) >= 0.97
+
+
+@pytest.mark.parametrize("copies", [Copies(0.3, 0.7), Copies(0.1, 0.4), Copies(0.8, 0.9)])
+@pytest.mark.parametrize("streams", [1, 8, 32])
+@pytest.mark.parametrize("curve", ["memory-bound", "compute-bound", "dear drafting", "two cores"])
+def test_copies_alone_where_they_are_best(curve: str, streams: int, copies: Copies) -> None:
+    """Heads are poor here, so their cost decides whether they are asked at all.
+
+    Texts that say something in one step of ten take longer to be known than heads, which always do,
+    and what is missed meanwhile is little.
+    """
+    of = world(curve, streams, "low", copies=copies)
+    choices = (*LENGTHS, -6)
+    speeds = []
+    for seed in range(4):
+        done = run(Controller(6, choices), of, choices, steps=600, seed=seed)
+        speeds.append(done.of_best(done.at[SETTLED]))
+    assert sum(speeds) / len(speeds) >= 0.96
+
+
+def test_choices_are_ordered_by_what_they_ask_for() -> None:
+    assert in_order((3, -4, 1)) == (0, -4, 1, 3)
 
 
 @pytest.mark.parametrize("text", ["mid", "high"])

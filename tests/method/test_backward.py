@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vllm_lmtp.method.backward import BackwardDecoder
-from vllm_lmtp.method.choice import Best
+from vllm_lmtp.method.choice import Best, Meter
+from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import NO_TOKEN, Copied, Copying, by_length
 from vllm_lmtp.method.history import History
 from vllm_lmtp.method.lazy_history import LazyHistory
@@ -63,7 +64,7 @@ class GivenTexts:
 
 def copying_of(odds: float = 5.0, **tokens: list[int]) -> Copying:
     sources = torch.zeros(3, 6, dtype=torch.bool)
-    return Copying(GivenTexts(**tokens), by_length([odds], 1, 1), TOKENS, sources)
+    return Copying(GivenTexts(**tokens), by_length([odds], 1, 1), [0.0, 0.5], TOKENS, sources)
 
 
 def make_decoder(n_heads: int, stride: int) -> BackwardDecoder:
@@ -133,7 +134,7 @@ def test_heads_that_would_fill_hopeless_places_are_not_computed(stop: int) -> No
     decoder = make_decoder(3, 2)
     asked: list[int] = []
 
-    def worth(filled: int) -> bool:
+    def worth(filled: int, rows: torch.Tensor | None) -> bool:
         asked.append(filled)
         return filled < stop
 
@@ -200,22 +201,49 @@ def test_no_head_is_asked_where_every_text_decides(history: type[History]) -> No
 
 
 @pytest.mark.parametrize(
-    ("odds", "tokens"),
+    ("odds", "tokens", "computed"),
     [
-        (5.0, {"r0": [7, 8, 9, 10]}),  # request 1 has no match
-        (5.0, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, TOKENS]}),  # its last token cannot be sampled
-        (-0.1, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, 4]}),  # the heads could outweigh them
+        (5.0, {"r0": [7, 8, 9, 10]}, [2]),  # request 1 has no match: its heads all at once
+        (5.0, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, TOKENS]}, [0, 1]),  # no token of the target's
+        (-0.1, {"r0": [7, 8, 9, 10], "r1": [4, 4, 4, 4]}, [0, 1]),  # the heads could outweigh them
     ],
 )
 def test_heads_are_asked_where_any_text_might_not_decide(
-    odds: float, tokens: dict[str, list[int]]
+    odds: float, tokens: dict[str, list[int]], computed: list[int]
 ) -> None:
     decoder = make_decoder(2, 2)
     decoder.copying = copying_of(odds, **tokens)
     best = Best(decoder.heads, None)  # type: ignore[arg-type]
     batch = [(0, 0, 5, 0), (1, 0, 7, 0)]
     draft(decoder, batch, 4, choose=best, may_look=True)
-    assert decoder.heads.computed == [0, 1]
+    assert decoder.heads.computed == computed
+
+
+def test_heads_are_asked_about_the_drafts_that_texts_leave_them() -> None:
+    """Each request gets what it would get alone, and the history keeps both."""
+    decoder = make_decoder(2, 2)
+    decoder.copying = copying_of(r0=[7, 8, 9, 10])
+    best = Best(decoder.heads, None)  # type: ignore[arg-type]
+    got = draft(decoder, [(1, 0, 7, 0), (0, 0, 5, 2)], 4, choose=best, may_look=True)
+    assert got == [expected(1, 6, 2, 4), [7, 8, 9, 10]]
+    assert decoder.copying.sources[:2, :4].tolist() == [[False] * 4, [True] * 4]
+    decoder.copying = None
+    assert draft(decoder, [(0, 5, 1, 0)], 4) == [expected(0, 5, 2, 4)]
+
+
+def test_copies_alone_ask_no_head() -> None:
+    """What a silent text goes on with is nobody's business; it says how likely that is: not."""
+    decoder = make_decoder(2, 2)
+    decoder.copying = copying_of(odds=-3.0, r0=[7, 8, 9, 10])
+    decoder.heads, telling = SilentHeads(), decoder.heads
+    into = torch.ones(2, 4)
+    best = Best(decoder.heads, Meter(Confidence([], 4), into))  # type: ignore[arg-type]
+    batch = [(1, 0, 7, 0), (0, 0, 5, 2)]
+    got = draft(decoder, batch, 4, choose=best, may_look=True, ask_heads=False)
+    assert got[1] == [7, 8, 9, 10]
+    assert into.tolist() == [[0.0] * 4, [0.5] * 4]
+    decoder.heads, decoder.copying = telling, None
+    assert draft(decoder, [(0, 5, 1, 0)], 4) == [expected(0, 5, 2, 4)]
 
 
 def test_a_drawn_draft_asks_the_heads_whatever_the_texts_say() -> None:

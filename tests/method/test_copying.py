@@ -26,6 +26,7 @@ PLACES = 5
 VOCAB = 6
 NAMED = (0, 1, 3, 4)  # the tokens that heads can draft
 ODDS = (-1.0, 0.2, 0.9)
+ACCURACY = (0.3, 0.5, 0.9)
 
 
 def turned(texts: list[list[int]], width: int) -> torch.Tensor:
@@ -115,7 +116,8 @@ class FewTokens:
 def copying_of(texts: list[list[int]], never: tuple[int, ...] = ()) -> Copying:
     sources = torch.zeros(len(texts), PLACES, dtype=torch.bool)
     odds = by_length(ODDS, 1, len(ODDS))
-    return Copying(GivenTexts(texts), odds, VOCAB, sources, never)
+    accuracy = by_length(ACCURACY, 1, len(ACCURACY), none=0.0)
+    return Copying(GivenTexts(texts), odds, accuracy, VOCAB, sources, never)
 
 
 def opinion_of(scores: torch.Tensor) -> dict[int, float]:
@@ -189,20 +191,40 @@ def test_placeholders_are_never_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "decides"),
-    [([[1, 2, 3, 1, 2]], True), ([[1, 2, 3, 1, 2], [1, 2]], False), ([[1, 2, 1]], False)],
+    ("texts", "undecided"),
+    [([[1, 2, 3, 1, 2]], []), ([[1, 2, 3, 1, 2], [1, 2]], [1]), ([[1, 2, 1]], [0])],
 )
-def test_texts_that_outweigh_the_heads_decide_alone(texts: list[list[int]], decides: bool) -> None:
-    """If those of all requests are, and for the whole draft."""
+def test_texts_that_outweigh_the_heads_decide_alone(
+    texts: list[list[int]], undecided: list[int]
+) -> None:
+    """Each for itself, and if they do for the whole draft."""
     copying = copying_of(texts)
     copy = copying.begin(torch.arange(len(texts)), PLACES)
-    assert copy.decides_all() == decides
-    if decides:
-        into = torch.zeros(1, PLACES)
-        meter = Meter(Confidence([], PLACES), into)
-        draft = Best(FewTokens(), meter).whole_copies(copy, PLACES)  # type: ignore[arg-type]
-        assert draft.tolist() == [[3, 1, 2, 3, 1]]
-        assert copying.sources.all()
-        lengths = [min(2 + place, len(ODDS)) for place in range(PLACES)]
-        weights = [1 / (1 + math.exp(-ODDS[n - 1])) for n in lengths]
-        assert into[0].tolist() == pytest.approx(weights)
+    assert copy.undecided().tolist() == undecided
+
+
+def test_copies_alone_are_as_likely_as_their_match_is_long() -> None:
+    """And nothing where the text is silent."""
+    copying = copying_of([[1, 2, 3, 1, 2], [1, 2]])
+    into = torch.ones(2, PLACES)
+    meter = Meter(Confidence([], PLACES), into)
+    copy = copying.begin(torch.arange(2), PLACES)
+    draft = Best(FewTokens(), meter).copies(copy, PLACES)  # type: ignore[arg-type]
+    assert draft[0].tolist() == [3, 1, 2, 3, 1]
+    assert copying.sources.tolist() == [[True] * PLACES, [False] * PLACES]
+    lengths = [min(2 + place, len(ACCURACY)) for place in range(PLACES)]
+    assert into[0].tolist() == pytest.approx([ACCURACY[n - 1] for n in lengths])
+    assert not into[1].any()
+
+
+def test_some_drafts_of_a_batch_keep_their_rows() -> None:
+    """Notes of a part go where those of the whole would."""
+    copying = copying_of([[1, 2], [1, 2, 3, 1, 2]])
+    into = torch.zeros(2, PLACES)
+    meter = Meter(Confidence([], PLACES), into)
+    rows = torch.tensor([1])
+    copy = copying.begin(torch.arange(2), PLACES).of(rows)
+    Best(FewTokens(), meter).of(rows).copies(copy, PLACES)  # type: ignore[arg-type]
+    assert copying.sources.tolist() == [[False] * PLACES, [True] * PLACES]
+    assert into[1].all()
+    assert not into[0].any()

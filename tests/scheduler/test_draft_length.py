@@ -142,7 +142,7 @@ def scheduler(**config: Any) -> Any:
         "method": "lmtp",
         "lmtp_draft_length": "auto",
         "lmtp_draft_length_file": None,
-        "draft_lengths": (0, 1, 2),
+        "draft_choices": (0, 1, 2),
         "num_speculative_tokens": 2,
     }
     return SimpleNamespace(

@@ -70,6 +70,10 @@ class CopiedDraft:
         odds = self.log_odds[min(self.length + place, len(self.log_odds)) - 1]
         return 1 / (1 + math.exp(-odds))
 
+    def accuracy(self, place: int, shares: Sequence[float]) -> float:
+        """How often a copy is right there, of those of matches of 1, 2, ... tokens."""
+        return shares[min(self.length + place, len(shares)) - 1]
+
     def decides_all(self) -> bool:
         """Whether the text outweighs the heads at every place, so that they need not be asked."""
         return all(self.weight(place) >= 0.5 for place in range(self.places))

@@ -136,7 +136,8 @@ def make_decoder(
 
         sources = torch.zeros(MAX_REQS, schedule.max_drafts, dtype=torch.bool, device=device)
         texts = SlotTexts(states, torch.device("cpu"))
-        decoder.copying = Copying(texts, by_length(odds, 1, len(odds)), 2 * VOCAB, sources)
+        none = [0.0] * (len(odds) + 1)
+        decoder.copying = Copying(texts, by_length(odds, 1, len(odds)), none, 2 * VOCAB, sources)
     return decoder
 
 

@@ -19,7 +19,7 @@ from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals
 from vllm_lmtp.formats.checkpoint import MAX_STRIDE, HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.scorer_tensors import MOST_MATCH
-from vllm_lmtp.length.controller import spread_lengths
+from vllm_lmtp.length.choices import in_order, num_drafts, spread_lengths
 from vllm_lmtp.length.file import read_file
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.observe.node import check_versions, versions
@@ -74,6 +74,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         model: str | None
         revision: str | None
         num_speculative_tokens: int | None
+        draft_sample_method: str
         enable_adaptive_verification: bool
         num_speculative_tokens_per_batch_size: list[tuple[int, int, int]] | None
 
@@ -129,24 +130,30 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         given = self.num_speculative_tokens or self.num_speculative_tokens_per_batch_size
         self.lmtp_draft_length = self.lmtp_draft_length or ("fixed" if given else "auto")
         self.num_speculative_tokens = self.num_speculative_tokens or most
-        if self.lmtp_draft_length == "auto":
-            # Names every length in use, so that V2 captures graphs for all of them. What is chosen
-            # for a size of batch does not come from here (scheduler/draft_length.py).
-            self.num_speculative_tokens_per_batch_size = [
-                (row, row, length) for row, length in enumerate(self.draft_lengths, 1)
-            ]
-            if self.lmtp_draft_length_file is not None:
-                read_file(Path(self.lmtp_draft_length_file))
         runner = runner_in_use(self.target_parallel_config)
         unsaid = self.lmtp_min_confidence is None
         self.lmtp_cut_by_price = unsaid and self.lmtp_draft_length == "auto" and runner == 1
         self.lmtp_min_confidence = self.lmtp_min_confidence or 0.0
+        if self.lmtp_draft_length == "auto":
+            # Names every length in use, so that V2 captures graphs for all of them. What is chosen
+            # for a size of batch does not come from here (scheduler/draft_length.py).
+            self.num_speculative_tokens_per_batch_size = [
+                (row, row, num_drafts(choice)) for row, choice in enumerate(self.draft_choices, 1)
+            ]
+            if self.lmtp_draft_length_file is not None:
+                read_file(Path(self.lmtp_draft_length_file))
 
     @property
-    def draft_lengths(self) -> tuple[int, ...]:
-        """Those that may be chosen while serving."""
-        assert self.num_speculative_tokens is not None
-        return spread_lengths(self.num_speculative_tokens)
+    def draft_choices(self) -> tuple[int, ...]:
+        """What may be chosen while serving (length/choices.py).
+
+        Copies alone only where drafts are cut, since most texts say nothing of the next token.
+        """
+        most = self.num_speculative_tokens
+        assert most is not None
+        alone = self.lmtp_cut_by_price and self.lmtp_copy == "on"
+        greedy = self.draft_sample_method != "probabilistic"
+        return in_order((*spread_lengths(most), *([-most] if alone and greedy else [])))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle, in a worker: Ray's have not loaded plugins yet when this reaches them.

@@ -31,7 +31,7 @@ MAY_BE_INT8 = (EMBED, OUTPUT)
 TERMS = (MARKOV, RECURRENT)
 FIELD = "scorer"
 CONFIDENCE = "confidence"
-COPYING, LOG_ODDS = "copying", "log_odds"
+COPYING, LOG_ODDS, ACCURACY = "copying", "log_odds", "accuracy"
 LINE = ("slope", "intercept")
 
 
@@ -52,12 +52,14 @@ SCORER_TENSORS = tuple(
 class ScorerFacts:
     """The scorer of a folder. kind: of `REQUIRED`. weight: of a table's ratios; 1 for a term.
     confidence: (slope, intercept) of each place, where it was calibrated. copy_log_odds: of what
-    the request's text says, by length of match, where they were fitted."""
+    the request's text says, by length of match, where they were fitted. copy_accuracy: how often
+    such a match is right."""
 
     kind: str
     weight: float = 1.0
     confidence: tuple[tuple[float, float], ...] = ()
     copy_log_odds: tuple[float, ...] = ()
+    copy_accuracy: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def read_scorer(
         faults.append(Refusal(where, f"{FIELD}.weight", shown(weight), expected, remedy))
         weight = 1.0
     lines, unread = _lines(str(config_file), stated.get(CONFIDENCE))
-    odds, unfit = _copy_log_odds(str(config_file), stated.get(COPYING))
-    return ScorerFacts(kind, float(weight), lines, odds), faults + unread + unfit
+    odds, accuracy, unfit = _copying(str(config_file), stated.get(COPYING))
+    return ScorerFacts(kind, float(weight), lines, odds, accuracy), faults + unread + unfit
 
 
 _RESTORE = "restore the file that was saved with the scorer, or remove scorer.* and its config"
@@ -143,16 +145,25 @@ def _lines(config_file: str, stated: Any) -> tuple[tuple[tuple[float, float], ..
     return tuple(lines), faults
 
 
-def _copy_log_odds(config_file: str, stated: Any) -> tuple[tuple[float, ...], list[Refusal]]:
-    """What copies count by length of match, and their faults; none where nothing is stated."""
+def _copying(
+    config_file: str, stated: Any
+) -> tuple[tuple[float, ...], tuple[float, ...], list[Refusal]]:
+    """What copies count and how often they are right, by length of match, and faults of both; none
+    where nothing is stated."""
     if stated is None:
-        return (), []
-    odds = stated.get(LOG_ODDS) if isinstance(stated, dict) else None
-    if isinstance(odds, list) and 1 <= len(odds) <= MOST_MATCH and all(map(_is_number, odds)):
-        return tuple(map(float, odds)), []
-    expected = f"an object with `{LOG_ODDS}`, a list of 1 to {MOST_MATCH} finite numbers"
+        return (), (), []
+    known = stated if isinstance(stated, dict) else {}
+    odds, shares = known.get(LOG_ODDS), known.get(ACCURACY, [])
+    good = isinstance(odds, list) and 1 <= len(odds) <= MOST_MATCH and all(map(_is_number, odds))
+    within = isinstance(shares, list) and all(_is_number(s) and 0 <= s <= 1 for s in shares)
+    if good and within and len(shares) <= MOST_MATCH:
+        return tuple(map(float, odds or ())), tuple(map(float, shares)), []
+    expected = (
+        f"an object with `{LOG_ODDS}`, a list of 1 to {MOST_MATCH} finite numbers, and perhaps "
+        f"`{ACCURACY}`, as many of 0 to 1"
+    )
     remedy = "calibrate again: vllm-lmtp scorer calibrate"
-    return (), [Refusal(config_file, f"{FIELD}.{COPYING}", shown(stated), expected, remedy)]
+    return (), (), [Refusal(config_file, f"{FIELD}.{COPYING}", shown(stated), expected, remedy)]
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

@@ -17,10 +17,11 @@ from statistics import median
 from typing import Any
 
 from vllm_lmtp.length.budget import Budget
+from vllm_lmtp.length.choices import asked_of_heads, in_order, num_drafts, spread_lengths
 from vllm_lmtp.length.cost import StepTime
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
 from vllm_lmtp.length.step import Step
-from vllm_lmtp.length.worth import Expected, Share, Worth
+from vllm_lmtp.length.worth import Expected, Worth
 
 FIRST_STEPS = 5
 """Timed steps of a size before anything is drafted; their median begins its model, so that one
@@ -30,6 +31,9 @@ PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0
 standard errors. More is asked to draft at all than for a longer draft, and for that more than for a
 shorter one; plain decoding takes over as soon as it seems best. For being slower than plain
 decoding is worse than missing a small gain."""
+COPIES_BETTER, COPIES_SURE = 0.005, 0.3
+"""The same of copies alone, which cost little where they are wrong: only what is worth its row is
+verified, and nothing is where the text is silent."""
 CURIOUS = 1.5
 """Standard errors a length is given the benefit of when it is asked whether to look at it."""
 YOUNG_STEPS = 200
@@ -42,6 +46,9 @@ LOST = 8
 UNSEEN, UNSEEN_MOST, UNSEEN_GROWS = 0.3, 4.0, 1.5
 """Seconds without any draft after which the text may have changed, or without a plain step after
 which that may have: at first, at most, and how much longer after each look that changed nothing."""
+FIRST_COPY, FIRST_MATCH = 0.2, 0.3
+"""Guesses of copies, before any was seen: the share of requests whose first one is accepted, and of
+those whose text says anything."""
 HOPE = 0.9
 """Share of each place accepted in a text that is as kind as one may hope for."""
 CLEARLY = 1.15
@@ -92,6 +99,8 @@ class _Size:
     """What belongs to one size of batch."""
 
     def __init__(self, lengths: Sequence[int], most: int) -> None:
+        # What copies cost is their rows, and a curve of those there is anyway.
+        lengths = [length for length in lengths if length >= 0]
         self.time = StepTime(lengths, most)
         self.length = 0
         self.weighed: list[Weighed] = []
@@ -105,12 +114,14 @@ class Controller:
 
     Args:
         max_drafts: the longest draft.
-        lengths: the lengths that may be chosen; None for few that are spread well.
+        lengths: what may be chosen (choices.py); None for few lengths that are spread well.
     """
 
     def __init__(self, max_drafts: int, lengths: Sequence[int] | None = None) -> None:
-        self.lengths = tuple(sorted({0, *(lengths or spread_lengths(max_drafts))}))
-        self.worth = Worth(self.lengths[-1])
+        self.lengths = in_order(lengths or spread_lengths(max_drafts))
+        places = max(map(num_drafts, self.lengths))
+        self.worth = Worth(places)
+        self.copies = Worth(places, FIRST_COPY, FIRST_MATCH)
         self.budget = Budget()
         self.sizes: dict[int, _Size] = {}
         self.now = 0.0
@@ -142,9 +153,11 @@ class Controller:
         self.budget.pay_in(seconds)
         if step.num_requests < 1:
             return
-        changes = self.worth.changes
-        self.worth.observe(step.num_requests, step.asked, step.judged, step.accepted, seconds)
-        if self.worth.changes != changes:
+        changes = self._changes()
+        for worth in (self.worth, self.copies):
+            asked = num_drafts(step.asked) if worth is self._worth_of(step.asked) else 0
+            worth.observe(step.num_requests, asked, step.judged, step.accepted, seconds)
+        if self._changes() != changes:
             self._patience = UNSEEN
         if step.asked:
             self._last_draft = self.now
@@ -166,7 +179,8 @@ class Controller:
             if usual and recent and size.time.steps >= YOUNG_STEPS:
                 return
             shifts = size.time.shifts
-            size.time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
+            heads = asked_of_heads(step.wanted)
+            size.time.observe(seconds, step.num_requests, step.rows, heads, self.now)
             if size.time.shifts != shifts:
                 self._patience, size.plain_seen = UNSEEN, 0.0
             self._settle(size, step)
@@ -201,19 +215,18 @@ class Controller:
         if size is None:
             return None
         used = self._of(size, size.length)
-        rows = self.worth.expected(size.length).rows
+        rows = self._expected(size.length).rows
         return min(1.0, size.time.slope(rows) * num_requests * used.rate)
 
     def state(self) -> dict[str, Any]:
         """What was learnt, for `from_state` of a later run; plain data that JSON can hold."""
-        shares = zip(self.worth.accepted, self.worth.shown, strict=True)
         sizes = {
             most: SizeKnowledge(size.time.learnt(), size.time.noise)
             for most, size in sorted(self.sizes.items())
             if size.time.known and size.time.plain > 0
         }
-        places = [(a.estimate(0.0), a.tries, s.estimate(1.0)) for a, s in shares]
-        return Knowledge(self.lengths, places, sizes).as_dict()
+        places, copies = self.worth.learnt(), self.copies.learnt()
+        return Knowledge(self.lengths, places, copies, sizes).as_dict()
 
     @classmethod
     def from_state(
@@ -230,15 +243,27 @@ class Controller:
         """
         new = cls(max(lengths), lengths)
         known = read(state, new.lengths, where)
-        for place, (share, tries, shown) in enumerate(known.places):
-            tries = min(tries, WARM_TRIES)
-            new.worth.accepted[place] = Share(tries, tries * share)
-            new.worth.shown[place] = Share(tries, tries * shown)
+        new.worth.remember(known.places, WARM_TRIES)
+        new.copies.remember(known.copies, WARM_TRIES)
         for most, learnt in known.sizes.items():
             size = new.sizes[most] = _Size(new.lengths, most)
             size.time.remember(learnt.seconds, learnt.noise, WARM_DOUBT)
             new.budget.open_size(size.time.plain, first=most == min(known.sizes))
         return new
+
+    def _worth_of(self, choice: int) -> Worth:
+        return self.copies if choice < 0 else self.worth
+
+    def _expected(self, choice: int) -> Expected:
+        return self._worth_of(choice).expected(num_drafts(choice))
+
+    def _expectations(self) -> dict[int, Expected]:
+        heads, copies = self.worth.expectations(), self.copies.expectations()
+        return {m: (copies if m < 0 else heads)[num_drafts(m)] for m in self.lengths}
+
+    def _changes(self) -> int:
+        """How often the text was found changed."""
+        return self.worth.changes + self.copies.changes
 
     def _ready(self, num_requests: int) -> _Size | None:
         size = self.sizes.get(size_of(num_requests)) if num_requests > 0 else None
@@ -266,15 +291,18 @@ class Controller:
         used, plain = self._of(near, near.length), self._of(near, 0)
         if used.rate <= CLEARLY * plain.rate:
             return 0
-        rows = near.length * near.time.most  # no more of them in all than were good there
-        return max(m for m in self.lengths if m <= near.length and m * most <= max(rows, most))
+        upto = self.lengths[: self.lengths.index(near.length) + 1]
+        rows = self._expected(near.length).rows * near.time.most
+        # No more of them in all than were good there, or one each.
+        return next(m for m in reversed(upto) if self._expected(m).rows * most <= max(rows, most))
 
     def _begin(self, size: _Size, step: Step, seconds: float) -> None:
         near = self._nearest(size.time.most)
         part = 1.0
         if near is not None:
             requests, time = near.time.most, near.time
-            terms = time.terms(requests, step.rows / step.num_requests, step.wanted)
+            heads = asked_of_heads(step.wanted)
+            terms = time.terms(requests, step.rows / step.num_requests, heads)
             part = time.plain / time.seconds(terms)
         size.first.append(seconds * part)
         if len(size.first) < FIRST_STEPS:
@@ -290,37 +318,44 @@ class Controller:
         if time.steps - size.weighed_at < (1 if time.steps < YOUNG_STEPS else EVERY):
             return
         size.weighed_at = time.steps
-        expected = self.worth.expectations()
+        expected = self._expectations()
         size.weighed = self._against(size, num_requests, expected)
         used = self._of(size, size.length)
+        # The best of all, or else copies, of which less is asked.
         best = max(size.weighed, key=lambda w: w.rate)
-        if not size.length:
-            least = PAYS + SURE_DRAFTING * best.error
-        elif best.length > size.length:
-            least = BETTER + SURE_LONGER * best.error
-        else:
-            least = BETTER + SURE_SHORTER * best.error if best.length else 0.0
-        if best.rate > used.rate * (1 + least):
-            size.length = best.length
+        copies = [w for w in size.weighed if w.length < 0]
+        for other in (best, *copies):
+            if other.rate <= used.rate * (1 + self._least(size, other)):
+                continue
+            size.length = other.length
             self._patience = UNSEEN
             size.weighed = self._against(size, num_requests, expected)
+            break
+
+    def _least(self, size: _Size, other: Weighed) -> float:
+        """By what share another choice must be better than the one in use to take over."""
+        used = size.length
+        if other.length < 0:
+            return COPIES_BETTER + COPIES_SURE * other.error
+        if not other.length:
+            return 0.0 if used > 0 else BETTER
+        if not used:
+            return PAYS + SURE_DRAFTING * other.error
+        longer = self.lengths.index(other.length) > self.lengths.index(used)
+        return BETTER + (SURE_LONGER if longer else SURE_SHORTER) * other.error
 
     def _against(
-        self, size: _Size, num_requests: int, expected: Sequence[Expected]
+        self, size: _Size, num_requests: int, expected: Mapping[int, Expected]
     ) -> list[Weighed]:
         """All lengths, against the one in use."""
         time = size.time
         used = expected[size.length]
-        used_terms = time.terms(num_requests, used.rows, size.length)
+        used_terms = time.terms(num_requests, used.rows, asked_of_heads(size.length))
         found = []
-        hoped, kind, upto = 1.0, 1.0, 0
         for length in self.lengths:
-            for _ in range(upto, length):
-                kind *= HOPE
-                hoped += kind
-            upto = length
+            hoped = sum(HOPE**place for place in range(num_drafts(length) + 1))
             worth = expected[length]
-            terms = time.terms(num_requests, worth.rows, length)
+            terms = time.terms(num_requests, worth.rows, asked_of_heads(length))
             seconds = time.seconds(terms)
             late = 0.0 if length == size.length else time.difference(terms, used_terms)
             doubt = abs(worth.doubt - used.doubt) / worth.tokens
@@ -367,11 +402,11 @@ class Controller:
         if not size.weighed or (step.asked == size.length and step.wanted == size.length):
             return
         time, used = size.time, self._of(size, size.length)
-        rows = self.worth.expected(size.length).rows
-        as_used = time.seconds(time.terms(step.num_requests, rows, size.length))
-        took = time.seconds(
-            time.terms(step.num_requests, step.rows / step.num_requests, step.wanted)
-        )
+        rows = self._expected(size.length).rows
+        heads = asked_of_heads(size.length)
+        as_used = time.seconds(time.terms(step.num_requests, rows, heads))
+        heads, rows = asked_of_heads(step.wanted), step.rows / step.num_requests
+        took = time.seconds(time.terms(step.num_requests, rows, heads))
         cost = took - as_used
         if step.asked != size.length:
             tokens = 1 + sum(step.accepted) / step.num_requests
@@ -382,11 +417,3 @@ class Controller:
 def size_of(num_requests: int) -> int:
     """The size of batch, named by its most requests: a power of two."""
     return 1 << max(0, num_requests - 1).bit_length()
-
-
-def spread_lengths(max_drafts: int) -> tuple[int, ...]:
-    """Lengths worth having: every one up to 4, then wider apart, and the longest."""
-    found = [m for m in range(max_drafts + 1) if m <= 4]
-    while found[-1] < max_drafts:
-        found.append(min(max_drafts, found[-1] + max(2, found[-1] // 2)))
-    return tuple(found)

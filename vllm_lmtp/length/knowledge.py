@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_lmtp.errors import Refusal, raise_refusals
+from vllm_lmtp.length.choices import num_drafts
 from vllm_lmtp.length.cost import EXTRA, PLAIN
 
 VERSION = 1
@@ -25,11 +26,13 @@ class SizeKnowledge:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """lengths: in use. places: of each, the share accepted after the one before it, tries behind
-    that, and the share verified. sizes: by their most requests."""
+    """lengths: what may be chosen. places: of each, the share accepted after the one before it,
+    tries behind that, and the share verified. copies: the same where heads are not asked. sizes: by
+    their most requests."""
 
     lengths: Sequence[int]
     places: Sequence[tuple[float, float, float]]
+    copies: Sequence[tuple[float, float, float]]
     sizes: Mapping[int, SizeKnowledge]
 
     def as_dict(self) -> dict[str, Any]:
@@ -38,6 +41,7 @@ class Knowledge:
             "version": VERSION,
             "lengths": list(self.lengths),
             "places": [list(place) for place in self.places],
+            "copies": [list(place) for place in self.copies],
             "sizes": {
                 str(most): {"seconds": list(size.seconds), "noise": size.noise}
                 for most, size in self.sizes.items()
@@ -68,14 +72,16 @@ def read(state: Mapping[str, Any], lengths: Sequence[int], where: str) -> Knowle
         raise_refusals(found)
     same = state.get("lengths") == list(lengths)
     want(same, "lengths", state.get("lengths"), f"{list(lengths)}, those in use")
-    places: Any = state.get("places")
     sizes: Any = state.get("sizes")
-    if want(isinstance(places, list), "places", places, "a list"):
-        count = max(lengths)
-        want(len(places) == count, "places", f"{len(places)} of them", f"{count} of them")
+    for name in ("places", "copies"):
+        places: Any = state.get(name)
+        if not want(isinstance(places, list), name, places, "a list"):
+            continue
+        count = max(map(num_drafts, lengths))
+        want(len(places) == count, name, f"{len(places)} of them", f"{count} of them")
         for i, place in enumerate(places):
             good = _numbers(place, 3) and 0 <= place[0] <= 1 and place[1] >= 0 <= place[2] <= 1
-            want(good, f"places[{i}]", place, "a share, tries from 0 on, and a share")
+            want(good, f"{name}[{i}]", place, "a share, tries from 0 on, and a share")
     if want(isinstance(sizes, Mapping), "sizes", sizes, "a dictionary"):
         for most, size in sizes.items():
             field = f"sizes[{most!r}]"
@@ -84,7 +90,7 @@ def read(state: Mapping[str, Any], lengths: Sequence[int], where: str) -> Knowle
             if not want(isinstance(size, Mapping), field, size, "a dictionary"):
                 continue
             seconds, noise = size.get("seconds"), size.get("noise")
-            count = EXTRA + len(lengths) - 1
+            count = EXTRA + len([length for length in lengths if length > 0])
             good = _numbers(seconds, count) and seconds[PLAIN] > 0
             want(good, f"{field}.seconds", seconds, f"{count} numbers, the first above 0")
             good = _numbers([noise], 1) and noise > 0
@@ -93,6 +99,7 @@ def read(state: Mapping[str, Any], lengths: Sequence[int], where: str) -> Knowle
     return Knowledge(
         tuple(lengths),
         [(share, tries, shown) for share, tries, shown in state["places"]],
+        [(share, tries, shown) for share, tries, shown in state["copies"]],
         {
             int(most): SizeKnowledge([float(s) for s in size["seconds"]], float(size["noise"]))
             for most, size in state["sizes"].items()

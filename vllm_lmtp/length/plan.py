@@ -10,8 +10,8 @@ CARRIED = "lmtp_plan"
 
 @dataclass(frozen=True)
 class Plan:
-    """asked: drafts a request that were wanted of the step that made those verified in this one.
-    wanted: drafts a request that this step is to make.
+    """asked: what was wanted of the step that made the drafts verified in this one (choices.py).
+    wanted: what this step is to make.
     price: chance of being right up to there that a place must have to be worth its row; None where
     that is not known yet.
     """

@@ -14,8 +14,8 @@ class Step:
         since the pipeline had run dry in between.
     num_requests: requests that decoded in it.
     rows: draft tokens verified in it, over all requests; the token each request has anyway is none.
-    asked: drafts a request that were wanted of the step that made those verified here.
-    wanted: drafts a request that this step was asked to make; what `Controller.choose` said.
+    asked: what was wanted of the step that made the drafts verified here, a choice (choices.py).
+    wanted: what this step was asked to make; what `Controller.choose` said.
     judged: of each place, how many of the drafts verified here reached it; may be short of places.
     accepted: of each place, how many requests had it and all places before it accepted.
     prefill: whether any prompt was computed in it. Its time is another thing then.

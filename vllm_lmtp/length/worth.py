@@ -96,12 +96,15 @@ class Worth:
 
     Args:
         places: how many a draft can have.
+        first: share accepted of the first place before anything is known.
+        shown: share of requests that have a first place verified before anything is known.
 
     Attributes:
         changes: how often the text was found changed.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, first: float = FIRST_GUESS, shown: float = 1.0) -> None:
+        self.first, self.first_shown = first, shown
         self.accepted = [Share() for _ in range(places)]
         self.shown = [Share() for _ in range(places)]
         self.changes = 0
@@ -142,7 +145,8 @@ class Worth:
         """As `expected`, for every length from 0 on."""
         self._catch_up()
         found = [Expected(1.0, 0.0, 0.0)]
-        guess, right, shown, tokens, rows = FIRST_GUESS, 1.0, 1.0, 1.0, 0.0
+        guess, verified_guess = self.first, self.first_shown
+        right, shown, tokens, rows = 1.0, 1.0, 1.0, 0.0
         doubts: list[tuple[float, float]] = []  # of each place: tokens before it, (error / share)^2
         for accepted, verified in zip(self.accepted, self.shown, strict=True):
             share = accepted.estimate(guess)
@@ -150,13 +154,27 @@ class Worth:
             doubts.append((tokens, odds_against / (accepted.tries + GUESS_TRIES)))
             right *= share
             tokens += right
-            shown *= verified.estimate(1.0)
+            shown *= verified.estimate(verified_guess)
+            verified_guess = 1.0
             rows += shown
             # A share that is off by some part moves all that is at or behind its place by as much.
             variance = sum(((tokens - before) ** 2) * part for before, part in doubts)
             found.append(Expected(tokens, math.sqrt(variance), rows))
             guess = share
         return found
+
+    def learnt(self) -> list[tuple[float, float, float]]:
+        """Of each place: the share accepted after the one before it, tries behind that, and the
+        share verified."""
+        shares = zip(self.accepted, self.shown, strict=True)
+        return [(a.estimate(0.0), a.tries, s.estimate(1.0)) for a, s in shares]
+
+    def remember(self, places: Sequence[tuple[float, float, float]], most_tries: float) -> None:
+        """Begin from what another run learnt, which counts no more tries than so many."""
+        for place, (share, tries, shown) in enumerate(places):
+            tries = min(tries, most_tries)
+            self.accepted[place] = Share(tries, tries * share)
+            self.shown[place] = Share(tries, tries * shown)
 
     def _catch_up(self) -> None:
         if self._aside:

@@ -39,6 +39,10 @@ class Heads(Protocol):
         ...
 
 
+Worth = Callable[[int, torch.Tensor | None], bool]
+"""(places filled, [r] int64 rows of the batch or None for all) -> whether to go on."""
+
+
 class BackwardDecoder:
     """Turns the hidden states of one engine step into drafts.
 
@@ -75,8 +79,9 @@ class BackwardDecoder:
         num_drafts: int,
         sampled: torch.Tensor | None = None,
         choose: Choose | None = None,
-        worth: Callable[[int], bool] | None = None,
+        worth: Worth | None = None,
         may_look: bool = False,
+        ask_heads: bool = True,
     ) -> torch.Tensor:
         """Advance the history by one step and draft the tokens that follow it.
 
@@ -87,28 +92,79 @@ class BackwardDecoder:
             sampled: [R] int64, the token that the target has just sampled for each request, which
                 a scorer needs; any id where there is none, as in the middle of a prompt.
             choose: picks the token of each place; None for the best.
-            worth: asked before every head but the first, with the number of places filled, whether
-                any draft is worth going on with; None to fill all. Ranks must agree.
-            may_look: whether the device may be read here, to ask no head where the texts decide
-                every draft, and no text where none says anything.
+            worth: asked before every head but the first whether any draft is worth going on with;
+                None to fill all. Ranks must agree.
+            may_look: whether the device may be read here, to ask heads only about drafts that their
+                text does not decide, and no text where none says anything.
+            ask_heads: False to draft what the texts say and nothing else, which takes `Best`.
 
         Returns:
             [R, num_drafts] int64, offsets 2..num_drafts+1 in order; fewer columns where it was not
             worth going on.
         """
-        num_heads = self.schedule.heads_needed(num_drafts)
-        if num_heads == 0:
+        if num_drafts == 0:
             self.history.defer(hidden, first, kept, start, slots)
             return torch.empty(len(first), 0, dtype=torch.int64, device=hidden.device)
         copy = None if self.copying is None else self.copying.begin(slots, num_drafts)
+        step = (hidden, first, kept, start, slots)
+        if not ask_heads:
+            assert copy is not None
+            assert isinstance(choose, Best)
+            self.history.defer(*step)
+            return choose.copies(copy, num_drafts)
         if may_look and copy is not None:
-            if isinstance(choose, Best) and copy.decides_all():
-                self.history.defer(hidden, first, kept, start, slots)
-                return choose.whole_copies(copy, num_drafts)
+            undecided = copy.undecided()
+            if isinstance(choose, Best) and len(undecided) < len(first):
+                return self._beside_copies(
+                    step, undecided, num_drafts, sampled, choose, worth, copy
+                )
             copy = copy if copy.says_anything() else None
-        rows = self.history.advance(hidden, first, kept, start, slots)
-        num_reqs, stride, size = rows.states.shape
-        flat = rows.states.reshape(-1, size)
+        states = self.history.advance(*step).states
+        return self._by_heads(states, sampled, num_drafts, choose, worth, copy)
+
+    def _beside_copies(
+        self,
+        step: tuple[torch.Tensor, ...],
+        undecided: torch.Tensor,
+        num_drafts: int,
+        sampled: torch.Tensor | None,
+        choose: Best,
+        worth: Worth | None,
+        copy: DraftedCopy,
+    ) -> torch.Tensor:
+        """A draft in which texts decide most; heads fill the rows [r] that they leave."""
+        draft = choose.copies(copy, num_drafts)
+        if not len(undecided):
+            self.history.defer(*step)
+            return draft
+        states = self.history.advance(*step).states[undecided]
+        rest = copy.of(undecided)
+        filled = self._by_heads(
+            states,
+            None if sampled is None else sampled[undecided],
+            num_drafts,
+            choose.of(undecided),
+            worth,
+            rest if rest.says_anything() else None,
+            undecided,
+        )
+        draft[undecided, : filled.shape[1]] = filled
+        return draft
+
+    def _by_heads(
+        self,
+        states: torch.Tensor,
+        sampled: torch.Tensor | None,
+        num_drafts: int,
+        choose: Choose | None,
+        worth: Worth | None,
+        copy: DraftedCopy | None,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `fill`; all places at once where none depends on the one before it."""
+        num_reqs, stride, size = states.shape
+        num_heads = self.schedule.heads_needed(num_drafts)
+        flat = states.reshape(-1, size)
 
         def ordered(of_rows: torch.Tensor) -> torch.Tensor:
             # [R * k, heads] -> [R, heads, k]: head-major, and within a head from lag k-1 to 0.
@@ -116,14 +172,14 @@ class BackwardDecoder:
             return by_head.reshape(num_reqs, -1)[:, :num_drafts]
 
         independent = self.scorer is None and copy is None and worth is None
-        if independent and (choose is None or isinstance(choose, Best)):
-            if choose is None or choose.meter is None:
-                return ordered(self.heads.top_tokens(flat, num_heads))
-            top, likely = choose.heads.top_with_log_probability(flat, num_heads)
-            for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
-                choose.meter.note(place, log_probability)
-            return ordered(top)
-        return self.fill(rows.states, sampled, num_drafts, choose, worth, copy)
+        if not independent or not (choose is None or isinstance(choose, Best)):
+            return self.fill(states, sampled, num_drafts, choose, worth, copy, rows)
+        if choose is None or choose.meter is None:
+            return ordered(self.heads.top_tokens(flat, num_heads))
+        top, likely = choose.heads.top_with_log_probability(flat, num_heads)
+        for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
+            choose.meter.note(place, log_probability)
+        return ordered(top)
 
     def fill(
         self,
@@ -131,8 +187,9 @@ class BackwardDecoder:
         sampled: torch.Tensor | None,
         num_drafts: int,
         choose: Choose | None,
-        worth: Callable[[int], bool] | None = None,
+        worth: Worth | None = None,
         copy: DraftedCopy | None = None,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The draft [R, num_drafts] int64, place after place.
 
@@ -140,14 +197,15 @@ class BackwardDecoder:
 
         Args:
             states: [R, k, H], oldest first. sampled, num_drafts, choose, worth: as in `draft`.
-            copy: what the texts say of these drafts, if they are asked.
+            copy: what the texts say of these drafts, if they are asked. rows: [R] int64, which of
+                the batch they are; None for all.
         """
         num_reqs, stride, size = states.shape
         previous = sampled
         known = states[:, -1] if self.scorer is None else self.scorer.begin(states[:, -1])
         draft: list[torch.Tensor] = []
         for head in range(self.schedule.heads_needed(num_drafts)):
-            if head and worth is not None and not worth(len(draft)):
+            if head and worth is not None and not worth(len(draft), rows):
                 break
             logits = self.heads.logits(states.reshape(-1, size), head)
             by_lag = logits.reshape(num_reqs, stride, -1)

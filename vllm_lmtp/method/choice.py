@@ -119,22 +119,28 @@ class Meter:
     """Notes the confidence of every place of a draft.
 
     Args:
-        into: [at least R, m] float32; row r of a draft is written to row r.
+        into: [at least R, m] float32.
+        rows: [R] int64, the rows of `into` that drafts are written to; None for the first R.
     """
 
-    def __init__(self, confidence: Confidence, into: torch.Tensor) -> None:
-        self.confidence, self.into = confidence, into
+    def __init__(
+        self, confidence: Confidence, into: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> None:
+        self.confidence, self.into, self.rows = confidence, into, rows
 
     def note(self, place: int, log_probability: torch.Tensor) -> None:
         """Take the log-probabilities [R] of the best tokens of a place."""
-        found = self.confidence.at(place, log_probability)
-        self.into[: len(found), place] = found
+        self.write(place, self.confidence.at(place, log_probability))
 
     def note_merged(self, place: int, token: Merged, text: Evidence) -> None:
         """Take the likeliest tokens of a mixture: the heads' opinion is calibrated, then mixed."""
         heads = self.confidence.at(place, token.from_heads)
-        both = (1 - text.weights) * heads + text.weights * token.copied
-        self.into[: len(both), place] = both
+        self.write(place, (1 - text.weights) * heads + text.weights * token.copied)
+
+    def write(self, place: int, chances: torch.Tensor) -> None:
+        """Note the confidence [R] float32 of a place as it is."""
+        rows = slice(len(chances)) if self.rows is None else self.rows
+        self.into[rows, place] = chances
 
 
 class Best:
@@ -160,13 +166,18 @@ class Best:
             self.meter.note_merged(place, found, text)
         return found.tokens
 
-    def whole_copies(self, copy: DraftedCopy, places: int) -> torch.Tensor:
-        """The drafts [R, m] int64 of texts that decide all of them, without the heads."""
+    def of(self, rows: torch.Tensor) -> Best:
+        """The same for some drafts of the batch: [r] int64."""
+        meter = self.meter and Meter(self.meter.confidence, self.meter.into, rows)
+        return Best(self.heads, meter)
+
+    def copies(self, copy: DraftedCopy, places: int) -> torch.Tensor:
+        """What the texts go on with, [R, m] int64, without the heads."""
         for place in range(places):
             text = copy.at(place)
-            copy.note(place, text.tokens, text.weights > 0)
             if self.meter is not None:
-                self.meter.into[: len(text.weights), place] = text.weights
+                self.meter.write(place, copy.accuracy(place))
+            copy.note(place, text.tokens, text.weights > 0)
         return copy.tokens[:, :places]
 
 

@@ -16,6 +16,7 @@ m places, n the longest match that is told from longer ones, V the target's voca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -104,11 +105,18 @@ DEFAULT_LOG_ODDS = (-2.5, -1.0, -0.5, 0.0, 0.2, 0.4, 0.7, 1.0)
 which know the text well lose nothing (docs/scorer.md)."""
 
 
-def by_length(log_odds: Sequence[float], least: int, longest: int) -> list[float]:
-    """Log-odds of matches of 0 to `longest` tokens: none below `least`, and those of matches longer
+DEFAULT_ACCURACY = (0.24, 0.46, 0.58, 0.68, 0.75, 0.8, 0.85, 0.89)
+"""How often a match of 1, 2, ... tokens goes on as the text did, where a checkpoint states nothing:
+as measured on Spec-Bench (docs/results/copying.md)."""
+
+
+def by_length(
+    values: Sequence[float], least: int, longest: int, none: float = -math.inf
+) -> list[float]:
+    """Values of matches of 0 to `longest` tokens: `none` below `least`, and those of matches longer
     than any that was fitted as the longest's."""
-    stated = [log_odds[min(n, len(log_odds)) - 1] for n in range(1, longest + 1)]
-    return [float("-inf")] * least + stated[least - 1 :]
+    stated = [values[min(n, len(values)) - 1] for n in range(1, longest + 1)]
+    return [none] * least + stated[least - 1 :]
 
 
 OUTWEIGHS = 0.5
@@ -133,17 +141,20 @@ class Copying(nn.Module):
         texts: of all slots.
         log_odds: of the weight of a match of 0, 1, 2, ... tokens, as `by_length` gives them; its
             last entry also counts for longer ones.
+        accuracy: how often such a match is right, for drafts that no head is asked about.
         vocab_size: V; what is copied must be a token that the target could sample.
         never: tokens that stand for something else, such as a part of a picture.
         sources: [at least R, m] bool, where it is noted which places were copied.
     """
 
     weights: torch.Tensor
+    accuracy: torch.Tensor
 
     def __init__(
         self,
         texts: Texts,
         log_odds: Sequence[float],
+        accuracy: Sequence[float],
         vocab_size: int,
         sources: torch.Tensor,
         never: Sequence[int] = (),
@@ -155,6 +166,8 @@ class Copying(nn.Module):
         self.longest = len(log_odds) - 1
         weights = torch.tensor(log_odds, dtype=torch.float32).sigmoid()
         self.register_buffer("weights", weights.to(sources.device), persistent=False)
+        chances = torch.tensor(accuracy, dtype=torch.float32, device=sources.device)
+        self.register_buffer("accuracy", chances, persistent=False)
 
     def begin(self, slots: torch.Tensor, places: int) -> DraftedCopy:
         """What the texts say of the drafts that now begin.
@@ -166,10 +179,14 @@ class Copying(nn.Module):
 
 
 class DraftedCopy:
-    """The text's opinion of one draft while it is filled."""
+    """The text's opinion of one draft while it is filled.
 
-    def __init__(self, copying: Copying, found: Copied) -> None:
-        self.copying = copying
+    Args:
+        rows: [R] int64, those of the batch that these are; None for its first R.
+    """
+
+    def __init__(self, copying: Copying, found: Copied, rows: torch.Tensor | None = None) -> None:
+        self.copying, self.found, self.rows = copying, found, rows
         in_vocabulary = (found.tokens >= 0) & (found.tokens < copying.vocab_size)
         for token in copying.never:
             in_vocabulary = in_vocabulary & (found.tokens != token)
@@ -184,9 +201,22 @@ class DraftedCopy:
         follows = self.follows & self.can_copy[:, place]
         return Evidence(self.tokens[:, place], self._weights(place) * follows)
 
+    def accuracy(self, place: int) -> torch.Tensor:
+        """[R] float32, how likely the text's token is to be right there, whatever heads say."""
+        follows = self.follows & self.can_copy[:, place]
+        return self.copying.accuracy[self._grown(place)] * follows
+
+    def of(self, rows: torch.Tensor) -> DraftedCopy:
+        """As new, of some of these drafts: [r] int64."""
+        found = Copied(self.found.tokens[rows], self.found.lengths[rows])
+        return DraftedCopy(self.copying, found, rows)
+
     def _weights(self, place: int) -> torch.Tensor:
-        """[R] float32; a match grows by every token that follows it."""
-        return self.copying.weights[(self.lengths + place).clamp_(max=self.copying.longest)]
+        return self.copying.weights[self._grown(place)]
+
+    def _grown(self, place: int) -> torch.Tensor:
+        """[R] int64; a match grows by every token that follows it."""
+        return (self.lengths + place).clamp_(max=self.copying.longest)
 
     def note(self, place: int, drafted: torch.Tensor, from_text: torch.Tensor) -> None:
         """Go on with what was drafted.
@@ -195,15 +225,17 @@ class DraftedCopy:
             drafted: [R] int64, the tokens. from_text: [R] bool, whether the text decided that.
         """
         self.follows = self.follows & (drafted == self.tokens[:, place])
-        self.copying.sources[: len(drafted), place] = from_text
+        rows = slice(len(drafted)) if self.rows is None else self.rows
+        self.copying.sources[rows, place] = from_text
 
     def says_anything(self) -> bool:
         """Whether any text says anything of its draft. Reads the device."""
         return bool(self.follows.any())
 
-    def decides_all(self) -> bool:
-        """Whether no head can change any of these drafts, since the texts outweigh them at every
-        place. Reads the device."""
+    def undecided(self) -> torch.Tensor:
+        """[r] int64, the drafts that heads could change: those whose text does not outweigh them at
+        every place. Reads the device."""
         places = self.tokens.shape[1]
         least = torch.stack([self._weights(place) for place in range(places)]).amin(dim=0)
-        return bool((self.follows & self.can_copy.all(dim=1) & (least >= OUTWEIGHS)).all())
+        decided = self.follows & self.can_copy.all(dim=1) & (least >= OUTWEIGHS)
+        return (~decided).nonzero().squeeze(1)

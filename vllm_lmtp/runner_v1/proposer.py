@@ -6,7 +6,7 @@ right. It will be deleted with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from vllm.config import VllmConfig
 from vllm_lmtp import METHOD
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.length.plan import CARRIED, Plan
-from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.backward import BackwardDecoder, Worth
 from vllm_lmtp.method.confidence import worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
 from vllm_lmtp.runner_v1.slots import SlotTable
@@ -25,6 +25,8 @@ from vllm_lmtp.runner_v1.texts import BatchTexts
 from vllm_lmtp.worker.drafter import Drafter, build_drafter
 from vllm_lmtp.worker.sources import SourceLog
 
+SOMETHING = 1e-6
+"""Confidence of a place that a text says anything of, at least."""
 CLASS_PATH = "vllm_lmtp.runner_v1.proposer.LMTPProposer"
 
 
@@ -152,9 +154,14 @@ class LMTPProposer:
         if copying is not None:
             self.texts.take(self.runner.input_batch, num_reqs)
             copying.sources[:num_reqs] = False  # of places that are not filled
+        plan: Plan | None = getattr(scheduler_output, CARRIED, None)
         if self.cuts_by_price:
-            plan: Plan | None = getattr(scheduler_output, CARRIED, None)
             self.least_confidence = (plan and plan.price) or 0.0
+        ask_heads = plan is None or plan.wanted > 0
+        if not ask_heads:  # else drafts of texts that say nothing would be verified
+            self.least_confidence = max(self.least_confidence, SOMETHING)
+        if self.least_confidence:
+            self.confidence[:num_reqs] = 0.0  # of places that are not filled
         drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
             *step,
@@ -164,6 +171,7 @@ class LMTPProposer:
             choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),
             worth=self._worth(num_reqs) if self.least_confidence else None,
             may_look=True,
+            ask_heads=ask_heads,
         )
         if copying is not None:
             self.lmtp_sources.add(self.runner.input_batch.req_ids, copying.sources[:num_reqs])
@@ -177,13 +185,13 @@ class LMTPProposer:
         lengths = worth_verifying(confidence, self.least_confidence).sum(dim=1).tolist()
         return [tokens[:n] for tokens, n in zip(draft.tolist(), lengths, strict=True)]
 
-    def _worth(self, num_reqs: int) -> Callable[[int], bool]:
-        """Whether any draft of the batch keeps its last place so far. Where none does, the heads
-        that would go on are spared; a cut is read on the host anyway."""
+    def _worth(self, num_reqs: int) -> Worth:
+        """Whether any draft keeps its last place so far. Where none does, the heads that would go
+        on are spared; a cut is read on the host anyway."""
 
-        def goes_on(filled: int) -> bool:
-            kept = worth_verifying(self.confidence[:num_reqs, :filled], self.least_confidence)
-            return bool(kept[:, -1].any())
+        def goes_on(filled: int, rows: torch.Tensor | None) -> bool:
+            confidence = self.confidence[slice(num_reqs) if rows is None else rows, :filled]
+            return bool(worth_verifying(confidence, self.least_confidence)[:, -1].any())
 
         return goes_on
 

@@ -17,6 +17,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
+from vllm_lmtp.length.choices import num_drafts
 from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.length.step import Step
@@ -47,7 +48,8 @@ class DraftLength:
         self.controller = controller
         self.reports = LengthReports(controller)
         self._warm, self._clock = warm, clock
-        self._places = controller.lengths[-1]
+        self._places = max(map(num_drafts, controller.lengths))
+        self._chosen = 0
         self._wanted = deque([0] * pipeline, maxlen=pipeline)
         self._drafts = [0] * (self._places + 1)
         self._accepted = [0] * (self._places + 1)
@@ -58,17 +60,17 @@ class DraftLength:
 
         vLLM asks once for each step that has any request.
         """
-        return self.controller.choose(num_requests)
+        self._chosen = self.controller.choose(num_requests)
+        return num_drafts(self._chosen)
 
     def plan(self, scheduler_output: Any) -> None:
         """Tell the workers of a step that was scheduled what they need to know."""
         num_requests = len(scheduler_output.num_scheduled_tokens)
         if not num_requests:
             return
-        wanted = scheduler_output.num_spec_tokens_to_schedule
         price = self.controller.price_of_row(num_requests)
-        setattr(scheduler_output, CARRIED, Plan(self._wanted[0], wanted, price))
-        self._wanted.append(wanted)
+        setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price))
+        self._wanted.append(self._chosen)
 
     def verdict(self, num_drafts: int, num_accepted: int) -> None:
         """The target judged a draft of the step whose output is being read."""
@@ -145,9 +147,9 @@ def install(scheduler: Any) -> None:
     warm = None
     if config.lmtp_draft_length_file is not None:
         warm = WarmStart(Path(config.lmtp_draft_length_file), engine_names(scheduler.vllm_config))
-    lengths = config.draft_lengths
-    controller = None if warm is None else warm.controller(lengths)
+    choices = config.draft_choices
+    controller = None if warm is None else warm.controller(choices)
     pipeline = scheduler.vllm_config.parallel_config.pipeline_parallel_size
     scheduler.lmtp_length = scheduler.dynamic_sd_lookup = DraftLength(
-        controller or Controller(lengths[-1], lengths), pipeline, warm
+        controller or Controller(config.num_speculative_tokens, choices), pipeline, warm
     )

@@ -34,7 +34,7 @@ class WarmStart:
         """One that knows what the file says; None if it says nothing of an engine like this one.
 
         Args:
-            lengths: that may be chosen now.
+            lengths: what may be chosen now.
 
         Raises:
             LMTPError: the file holds something else.

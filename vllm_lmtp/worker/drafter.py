@@ -20,7 +20,13 @@ from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.choice import Best, Choose, Draw, Drawn, Meter
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS, Copying, Texts, by_length
+from vllm_lmtp.method.copying import (
+    DEFAULT_ACCURACY,
+    DEFAULT_LOG_ODDS,
+    Copying,
+    Texts,
+    by_length,
+)
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.observe.node import named, node_name
 from vllm_lmtp.worker.cpu_term import speed_up
@@ -151,13 +157,15 @@ def _copying(
     if config.lmtp_copy == "off":
         return None
     scored = config.lmtp_scorer != "none" and checkpoint.scorer is not None
-    fitted = checkpoint.scorer.copy_log_odds if scored and checkpoint.scorer is not None else ()
+    facts = checkpoint.scorer if scored else None
+    least, longest = config.lmtp_copy_min_match, config.lmtp_copy_max_match
+    odds = (facts and facts.copy_log_odds) or DEFAULT_LOG_ODDS
+    accuracy = (facts and facts.copy_accuracy) or DEFAULT_ACCURACY
     shape = vllm_config.scheduler_config.max_num_seqs, config.num_speculative_tokens
     return Copying(
         texts,
-        by_length(
-            fitted or DEFAULT_LOG_ODDS, config.lmtp_copy_min_match, config.lmtp_copy_max_match
-        ),
+        by_length(odds, least, longest),
+        by_length(accuracy, least, longest, none=0.0),
         checkpoint.vocab_size,
         torch.zeros(shape, dtype=torch.bool, device=device),
         placeholders(vllm_config.model_config.hf_config),

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.copy_search import CopiedDraft
-from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
+from vllm_lmtp.method.copying import DEFAULT_ACCURACY, DEFAULT_LOG_ODDS
 
 HIDDEN = 128
 VOCAB = 509  # prime, so that no tensor-parallel size divides it
@@ -263,7 +263,7 @@ class Walk:
         places: drafts a step at most. cut: a draft ends before the place at which the product of
             its confidences falls below this; of a request alone, where it copies.
         copy_odds: of a match of 1, 2, ... tokens of the text with itself; none where drafts do not
-            copy.
+            copy. copy_accuracy: how often such a match is right.
         cached, padded: as in `simulate`.
     """
 
@@ -280,9 +280,10 @@ class Walk:
         stop_token: int | None = None,
         cut: float = 0.0,
         copy_odds: Sequence[float] = DEFAULT_LOG_ODDS,
+        copy_accuracy: Sequence[float] = DEFAULT_ACCURACY,
     ) -> None:
         self.chain, self.tokens, self.cached, self.cut = chain, list(prompt), cached, cut
-        self.copy_odds = copy_odds
+        self.copy_odds, self.copy_accuracy = copy_odds, copy_accuracy
         self.max_tokens, self.max_model_len, self.stop_token = max_tokens, max_model_len, stop_token
         self.output: list[int] = []
         self.counters = Counters.zero(places)
@@ -326,8 +327,8 @@ class Walk:
                 sure = chain.confidence(place, row, previous) if self.cut else 1.0
             else:
                 token, share, from_text = copy.fill(place, chain.opinion(place, row, previous))
-                heads = 0.0 if spared else chain.stated(place, share)
-                sure = (1 - weight) * heads + weight * from_text
+                sure = (1 - weight) * chain.stated(place, share) + weight * from_text
+                sure = copy.accuracy(place, self.copy_accuracy) if spared else sure
             survival *= sure if self.cut else 1.0
             if survival < self.cut:
                 break

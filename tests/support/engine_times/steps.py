@@ -28,11 +28,21 @@ class Chooser(Protocol):
 
 
 @dataclass(frozen=True)
+class Copies:
+    """matched: share of requests whose text says anything. right: share of each place of it that is
+    accepted after the one before."""
+
+    matched: float
+    right: float
+
+
+@dataclass(frozen=True)
 class World:
     """time: of a step. chances: at a time, of each place to be accepted after the one before it.
     requests: at a time. noise: sigma of the clock's lognormal factor. stragglers: share of steps
     that take ten times as long. late: steps by which observations lag; 1 is a synchronous engine.
-    verified: share of each place that a confidence cut leaves, after the place before it."""
+    verified: share of each place that a confidence cut leaves, after the place before it. copies:
+    what texts say, for those that may choose to ask them alone."""
 
     time: Time
     chances: Callable[[float], Sequence[float]]
@@ -43,6 +53,17 @@ class World:
     prefill_every: int = 0
     jitter: bool = False
     verified: float = 1.0
+    copies: Copies | None = None
+
+    def share_shown(self, choice: int) -> float:
+        """Of requests that have a first place to verify; the text says nothing to the others."""
+        return self.copies.matched if choice < 0 and self.copies is not None else 1.0
+
+    def right(self, choice: int, at: float) -> np.ndarray:
+        """Chances of each place a choice fills."""
+        if choice < 0 and self.copies is not None:
+            return np.full(-choice, self.copies.right)
+        return np.asarray(self.chances(at))[:choice] * self.verified
 
 
 @dataclass
@@ -80,11 +101,18 @@ def expected_tokens(chances: Sequence[float], length: int) -> float:
     return 1 + float(np.cumprod(chances)[:length].sum())
 
 
-def rate(world: World, length: int, requests: int, at: float) -> float:
-    """Tokens a second and request of a fixed length."""
-    shown = world.verified ** np.arange(1, length + 1)
-    seconds = world.time(requests, round(requests * float(shown.sum())), length, at)
-    return expected_tokens(np.asarray(world.chances(at)) * world.verified, length) / seconds
+def tokens(world: World, choice: int, at: float) -> float:
+    """Of a request and step, expected."""
+    right = world.right(choice, at)
+    return 1 + world.share_shown(choice) * (expected_tokens(right, len(right)) - 1)
+
+
+def rate(world: World, choice: int, requests: int, at: float) -> float:
+    """Tokens a second and request of a fixed choice."""
+    kept = world.verified if choice > 0 else 1.0
+    shown = world.share_shown(choice) * kept ** np.arange(1, abs(choice) + 1)
+    seconds = world.time(requests, round(requests * float(shown.sum())), max(0, choice), at)
+    return tokens(world, choice, at) / seconds
 
 
 def run(
@@ -105,24 +133,28 @@ def run(
             chooser.observe(told.popleft())
         wanted = chooser.choose(requests)
         drafted = min(before, requests)  # the others have just come, or gone
-        chances = np.asarray(world.chances(now))
-        judged, accepted, shown, right = [], [], drafted, drafted
-        for place in range(asked):
-            shown = int(draw.binomial(shown, world.verified)) if world.verified < 1 else drafted
-            right = int(draw.binomial(right, chances[place] * world.verified))
+        judged, accepted = [], []
+        shown = drafted
+        if asked < 0:
+            shown = int(draw.binomial(drafted, world.share_shown(asked)))
+        right = shown
+        for chance in world.right(asked, now):
+            if asked > 0 and world.verified < 1:
+                shown = int(draw.binomial(shown, world.verified))
+            right = int(draw.binomial(right, chance))
             judged.append(max(shown, right))
             accepted.append(right)
         rows = sum(judged)
-        took = world.time(requests, rows, wanted, now)
+        took = world.time(requests, rows, max(0, wanted), now)
         factor = float(np.exp(world.noise * draw.standard_normal()))
         if draw.random() < world.stragglers:
             factor *= 10
-        tokens = requests + drafted * (expected_tokens(chances * world.verified, asked) - 1)
-        key = (requests, round(now, 0), tuple(chances))
+        done = requests + drafted * (tokens(world, asked, now) - 1)
+        key = (requests, round(now, 0), tuple(world.chances(now)))
         if key not in best:
             best[key] = max(rate(world, m, requests, now) for m in lengths)
-        plain = world.time(requests, 0, 0, now) * tokens / requests
-        columns.append((now, took, tokens, plain, best[key], requests, asked, wanted))
+        plain = world.time(requests, 0, 0, now) * done / requests
+        columns.append((now, took, done, plain, best[key], requests, asked, wanted))
         count += 1
         prefill = bool(world.prefill_every) and count % world.prefill_every == 0
         if prefill:

@@ -11,11 +11,11 @@ import torch
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import read_folder
-from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, COPYING, FIELD, LOG_ODDS
+from vllm_lmtp.formats.scorer_tensors import ACCURACY, CONFIDENCE, COPYING, FIELD, LOG_ODDS
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
 from vllm_lmtp.tools.folders.save import Written, write_folder
-from vllm_lmtp.tools.scorers.copying import LONGEST, fit, tokens_a_step
+from vllm_lmtp.tools.scorers.copying import LONGEST, accuracy, fit, tokens_a_step
 from vllm_lmtp.tools.scorers.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.scorers.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.training.data.held_answers import check_answers, spread
@@ -50,10 +50,12 @@ class Place:
 
 @dataclass(frozen=True)
 class CopyWeights:
-    """log_odds: of a match of 1, 2, ... tokens. The rest: tokens a step on answers that they were
-    not fitted to, by the heads alone, with the default weights, and with these."""
+    """log_odds: of a match of 1, 2, ... tokens. accuracy: how often it is right. The rest:
+    tokens a step on answers that they were not fitted to, by the heads alone, with the default
+    weights, and with these."""
 
     log_odds: tuple[float, ...]
+    accuracy: tuple[float, ...]
     heads_alone: float
     by_default: float
     fitted: float
@@ -61,7 +63,8 @@ class CopyWeights:
     def facts(self) -> dict[str, Any]:
         """`scorer.copying` of config.json, but for where the answers are from."""
         lengths = ("heads_alone", "by_default", "fitted")
-        return {LOG_ODDS: list(self.log_odds)} | {n: round(getattr(self, n), 3) for n in lengths}
+        by_match = {LOG_ODDS: list(self.log_odds), ACCURACY: list(self.accuracy)}
+        return by_match | {n: round(getattr(self, n), 3) for n in lengths}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
     log_odds = fit(copies[::2])
     lengths = [tokens_a_step(copies[1::2], odds) for odds in ((), DEFAULT_LOG_ODDS, log_odds)]
     cuts = tuple(cut_at(measured, lines, least) for least in LEAST)
-    return Calibration(places, cuts, CopyWeights(log_odds, *lengths), facts)
+    shares = accuracy(copies[::2], log_odds)
+    return Calibration(places, cuts, CopyWeights(log_odds, shares, *lengths), facts)
 
 
 def write_calibration(

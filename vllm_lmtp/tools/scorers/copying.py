@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS, by_length
+from vllm_lmtp.method.copying import DEFAULT_ACCURACY, DEFAULT_LOG_ODDS, by_length
 from vllm_lmtp.training.judging.observed_copies import Copies
 
 LONGEST = len(DEFAULT_LOG_ODDS)
@@ -88,6 +88,16 @@ def fit(answers: Sequence[Copies]) -> tuple[float, ...]:
             round(odds, 3) for odds in weights.logit().clamp(-MOST_ODDS, MOST_ODDS).tolist()
         )
     return log_odds
+
+
+def accuracy(answers: Sequence[Copies], log_odds: Sequence[float]) -> tuple[float, ...]:
+    """How often a match of 1, 2, ... tokens is right where drafts weigh copies so."""
+    lengths, _, right = _observed(answers, log_odds)
+    shares = []
+    for length, guess in enumerate(DEFAULT_ACCURACY, 1):
+        here = right[lengths == length]
+        shares.append((float(here.sum()) + PRIOR * guess) / (len(here) + PRIOR))
+    return tuple(round(share, 3) for share in shares)
 
 
 def _observed(
