@@ -209,7 +209,7 @@ def test_copies_alone_are_as_likely_as_their_match_is_long() -> None:
     into = torch.ones(2, PLACES)
     meter = Meter(Confidence([], PLACES), into)
     copy = copying.begin(torch.arange(2), PLACES)
-    draft = Best(FewTokens(), meter).copies(copy, PLACES)  # type: ignore[arg-type]
+    draft = Best(FewTokens(), meter).copies(copy)  # type: ignore[arg-type]
     assert draft[0].tolist() == [3, 1, 2, 3, 1]
     assert copying.sources.tolist() == [[True] * PLACES, [False] * PLACES]
     lengths = [min(2 + place, len(ACCURACY)) for place in range(PLACES)]
@@ -224,7 +224,7 @@ def test_some_drafts_of_a_batch_keep_their_rows() -> None:
     meter = Meter(Confidence([], PLACES), into)
     rows = torch.tensor([1])
     copy = copying.begin(torch.arange(2), PLACES).of(rows)
-    Best(FewTokens(), meter).of(rows).copies(copy, PLACES)  # type: ignore[arg-type]
+    Best(FewTokens(), meter).of(rows).copies(copy)  # type: ignore[arg-type]
     assert copying.sources.tolist() == [[False] * PLACES, [True] * PLACES]
     assert into[1].all()
     assert not into[0].any()

@@ -17,16 +17,20 @@ from vllm_lmtp.observe.metrics import (
     DRAFT_SECONDS,
     DRAFTED,
     DRAFTED_BY_SOURCE,
+    GAIN,
+    LENGTH,
+    STEPS,
 )
 
 SCRAPE = Path(__file__).parents[2] / "configs" / "prometheus" / "prometheus.yaml"
 
 
 def test_every_metric_of_ours_is_shown() -> None:
-    names = (DRAFTED, ACCEPTED, DRAFTED_BY_SOURCE, ACCEPTED_BY_SOURCE, COLD)
+    names = (DRAFTED, ACCEPTED, DRAFTED_BY_SOURCE, ACCEPTED_BY_SOURCE, COLD, STEPS)
     counters = {f"{name.removeprefix('vllm:')}_total" for name in names}
     seconds = {f"{DRAFT_SECONDS.removeprefix('vllm:')}_{end}" for end in ("sum", "count", "bucket")}
-    assert counters | seconds <= metric_names()
+    gauges = {name.removeprefix("vllm:") for name in (LENGTH, GAIN)}
+    assert counters | seconds | gauges <= metric_names()
 
 
 @pytest.mark.parametrize("expression", expressions())

@@ -111,7 +111,7 @@ class BackwardDecoder:
             assert copy is not None
             assert isinstance(choose, Best)
             self.history.defer(*step)
-            return choose.copies(copy, num_drafts)
+            return choose.copies(copy)
         if may_look and copy is not None:
             undecided = copy.undecided()
             if isinstance(choose, Best) and len(undecided) < len(first):
@@ -133,7 +133,7 @@ class BackwardDecoder:
         copy: DraftedCopy,
     ) -> torch.Tensor:
         """A draft in which texts decide most; heads fill the rows [r] that they leave."""
-        draft = choose.copies(copy, num_drafts)
+        draft = choose.copies(copy)
         if not len(undecided):
             self.history.defer(*step)
             return draft

@@ -137,8 +137,8 @@ class Meter:
         heads = self.confidence.at(place, token.from_heads)
         self.write(place, (1 - text.weights) * heads + text.weights * token.copied)
 
-    def write(self, place: int, chances: torch.Tensor) -> None:
-        """Note the confidence [R] float32 of a place as it is."""
+    def write(self, place: int | slice, chances: torch.Tensor) -> None:
+        """Note the confidence [R] float32 of a place as it is, or [R, m] of several."""
         rows = slice(len(chances)) if self.rows is None else self.rows
         self.into[rows, place] = chances
 
@@ -171,14 +171,12 @@ class Best:
         meter = self.meter and Meter(self.meter.confidence, self.meter.into, rows)
         return Best(self.heads, meter)
 
-    def copies(self, copy: DraftedCopy, places: int) -> torch.Tensor:
+    def copies(self, copy: DraftedCopy) -> torch.Tensor:
         """What the texts go on with, [R, m] int64, without the heads."""
-        for place in range(places):
-            text = copy.at(place)
-            if self.meter is not None:
-                self.meter.write(place, copy.accuracy(place))
-            copy.note(place, text.tokens, text.weights > 0)
-        return copy.tokens[:, :places]
+        chances = copy.alone()
+        if self.meter is not None:
+            self.meter.write(slice(chances.shape[1]), chances)
+        return copy.tokens
 
 
 class Drawn:

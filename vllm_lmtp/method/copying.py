@@ -201,10 +201,16 @@ class DraftedCopy:
         follows = self.follows & self.can_copy[:, place]
         return Evidence(self.tokens[:, place], self._weights(place) * follows)
 
-    def accuracy(self, place: int) -> torch.Tensor:
-        """[R] float32, how likely the text's token is to be right there, whatever heads say."""
-        follows = self.follows & self.can_copy[:, place]
-        return self.copying.accuracy[self._grown(place)] * follows
+    def alone(self) -> torch.Tensor:
+        """Draft what the text says at every place.
+
+        Returns:
+            [R, m] float32, how likely each is to be right whatever heads say, 0 where it is silent.
+        """
+        grown, follows = self._grown_everywhere(), self.follows.unsqueeze(1) & self.can_copy
+        says = follows & (self.copying.weights[grown] > 0)
+        self.copying.sources[self._own_rows(), : says.shape[1]] = says
+        return self.copying.accuracy[grown] * says
 
     def of(self, rows: torch.Tensor) -> DraftedCopy:
         """As new, of some of these drafts: [r] int64."""
@@ -212,11 +218,16 @@ class DraftedCopy:
         return DraftedCopy(self.copying, found, rows)
 
     def _weights(self, place: int) -> torch.Tensor:
-        return self.copying.weights[self._grown(place)]
+        """[R] float32; a match grows by every token that follows it."""
+        return self.copying.weights[(self.lengths + place).clamp_(max=self.copying.longest)]
 
-    def _grown(self, place: int) -> torch.Tensor:
-        """[R] int64; a match grows by every token that follows it."""
-        return (self.lengths + place).clamp_(max=self.copying.longest)
+    def _grown_everywhere(self) -> torch.Tensor:
+        """[R, m] int64, how long the matches are at each place if the draft follows them."""
+        place = torch.arange(self.tokens.shape[1], device=self.lengths.device)
+        return (self.lengths.unsqueeze(1) + place).clamp_(max=self.copying.longest)
+
+    def _own_rows(self) -> slice | torch.Tensor:
+        return slice(len(self.lengths)) if self.rows is None else self.rows
 
     def note(self, place: int, drafted: torch.Tensor, from_text: torch.Tensor) -> None:
         """Go on with what was drafted.
@@ -225,8 +236,7 @@ class DraftedCopy:
             drafted: [R] int64, the tokens. from_text: [R] bool, whether the text decided that.
         """
         self.follows = self.follows & (drafted == self.tokens[:, place])
-        rows = slice(len(drafted)) if self.rows is None else self.rows
-        self.copying.sources[rows, place] = from_text
+        self.copying.sources[self._own_rows(), place] = from_text
 
     def says_anything(self) -> bool:
         """Whether any text says anything of its draft. Reads the device."""
@@ -235,7 +245,6 @@ class DraftedCopy:
     def undecided(self) -> torch.Tensor:
         """[r] int64, the drafts that heads could change: those whose text does not outweigh them at
         every place. Reads the device."""
-        places = self.tokens.shape[1]
-        least = torch.stack([self._weights(place) for place in range(places)]).amin(dim=0)
+        least = self.copying.weights[self._grown_everywhere()].amin(dim=1)
         decided = self.follows & self.can_copy.all(dim=1) & (least >= OUTWEIGHS)
         return (~decided).nonzero().squeeze(1)

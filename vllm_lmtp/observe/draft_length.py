@@ -49,7 +49,7 @@ class LengthReports:
         self._steps[step.wanted] += 1
         most, now = size_of(step.num_requests), self.controller.now
         length = self._sizes[most] = self.controller.in_use(step.num_requests)
-        self._ever_paid |= length > 0
+        self._ever_paid |= length != 0
         since = self._since.get(most)
         if since is None or since[0] != length:
             self._since[most] = length, now
@@ -81,17 +81,23 @@ class LengthReports:
             return
         self._said[most], self._spoke = length, self.controller.now
         why = self.controller.reason(most)
-        if why is not None:
+        if why is None:
+            return
+        if not length:
             logger.info(
-                "L-MTP: %d drafts a request for up to %d requests: %.2f tokens a step of %.1f ms; "
-                "plain decoding has 1 in %.1f ms, so this is %.2f x as fast (estimated)",
-                length,
-                most,
-                why.tokens,
-                1e3 * why.seconds,
-                1e3 * why.plain,
-                why.tokens * why.plain / why.seconds,
+                "L-MTP: plain decoding for up to %d requests: no draft pays there now", most
             )
+            return
+        logger.info(
+            "L-MTP: %s for up to %d requests: %.2f tokens a step of %.1f ms; plain decoding has 1 "
+            "in %.1f ms, so this is %.2f x as fast (estimated)",
+            _words(length),
+            most,
+            why.tokens,
+            1e3 * why.seconds,
+            1e3 * why.plain,
+            why.tokens * why.plain / why.seconds,
+        )
 
     def _give_up(self) -> None:
         self._gave_up = True
@@ -101,3 +107,9 @@ class LengthReports:
             "right more often (vllm-lmtp doctor measures them), or text that repeats itself.",
             self.controller.now,
         )
+
+
+def _words(length: int) -> str:
+    if length < 0:
+        return f"copies alone, up to {-length} a request,"
+    return f"{length} drafts a request"
