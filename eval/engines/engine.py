@@ -18,6 +18,8 @@ from vllm_lmtp.observe.metrics import (
     DRAFTED_BY_SOURCE,
     FROM_COPY,
     FROM_HEAD,
+    GAIN,
+    LENGTH,
 )
 
 DRAFTS = "vllm:spec_decode_num_drafts"
@@ -197,6 +199,21 @@ class Engine:
                     ended += 1
         seconds = time.perf_counter() - start
         return Run(answers, [], [], seconds, self._counters() - before)
+
+    def draft_lengths(self) -> list[dict[str, Any]]:
+        """What is in use where the draft length is found while serving, by size of batch.
+
+        Returns:
+            requests: the most of a size. length: drafts a request, negative for copies alone. gain:
+            estimated speed over plain decoding.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        for metric in self.llm.get_metrics():
+            if metric.name in (LENGTH, GAIN):
+                most = int(metric.labels["batch_size"])
+                name = "length" if metric.name == LENGTH else "gain"
+                found.setdefault(most, {"requests": most})[name] = metric.value
+        return [found[most] for most in sorted(found)]
 
     def close(self) -> None:
         """Stop the engine and give its memory back."""

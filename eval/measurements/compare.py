@@ -20,6 +20,9 @@ from vllm_lmtp.formats.tokenizer import has_tokenizer
 # Longer than any prompt of ours; a large model's whole context would not fit a small cache.
 ROOM_FOR_PROMPT = 128
 
+HEADS_ALONE = {"lmtp_scorer": "none", "lmtp_copy": "off"}
+"""The heads as published: each place's own best token drafted."""
+
 Say = Callable[[str], None]
 """Tells the user what is being done."""
 
@@ -57,7 +60,12 @@ def compare(
         "max_num_seqs": num_prompts,
         "max_model_len": context(model, max_tokens + ROOM_FOR_PROMPT),
     }
-    alone = _heads_alone(checkpoint, subject, say, prompts, max_tokens, temperature, options)
+    drafts = {
+        name: _accepted(
+            checkpoint, subject, say, name, spec, prompts, max_tokens, temperature, options
+        )
+        for name, spec in (("whole drafts", WHOLE), ("heads alone", WHOLE | HEADS_ALONE))
+    }
     pair = Pair(subject, say, max_tokens, temperature, stride, **options)
     say("warming up ...")
     pair.generate(prompts)
@@ -67,6 +75,7 @@ def compare(
         say(f"round {number} of {rounds} ...")
         single.append(pair.generate_one_by_one(prompts))
         batch.append(pair.generate(prompts))
+    lengths = pair.lmtp.draft_lengths()
     runner = 2 if pair.lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
     pair.close()
     texts = [_compare_prompt(i, asked[i], single[0], batch[0]) for i in range(num_prompts)]
@@ -85,8 +94,9 @@ def compare(
         "prompts": texts,
         "must_be_identical": temperature == 0 and dtype == "float32",
         "identical": all(text["identical"] for text in texts),
-        "acceptance": _acceptance(checkpoint, [lmtp for _, lmtp in single]),
-        "acceptance_of_heads_alone": alone,
+        "acceptance": drafts["whole drafts"],
+        "acceptance_of_heads_alone": drafts["heads alone"],
+        "draft_lengths": lengths,
         "speed": [_speed(1, single), _speed(num_prompts, batch)],
     }
 
@@ -148,23 +158,27 @@ def _heads_config(subject: Subject, **options: Any) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if value is not None}
 
 
-def _heads_alone(
+def _accepted(
     checkpoint: HeadsCheckpoint,
     subject: Subject,
     say: Say,
+    name: str,
+    spec: dict[str, Any],
     prompts: Sequence[Any],
     max_tokens: int,
     temperature: float,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Acceptance of the same heads as published: each place's own best token drafted."""
-    alone = {"lmtp_scorer": "none", "lmtp_copy": "off", **WHOLE}
-    spec = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, **alone)
+    """Acceptance of drafts that are whole at every step, with one stream, where every engine step
+    is one step of one request."""
+    config = _heads_config(subject, lmtp_stride=checkpoint.schedule.stride, **spec)
     readable = has_tokenizer(subject.model)
-    engine = _start(say, "L-MTP, heads alone,", subject.model, spec, readable, **options)
-    runs = [engine.generate([prompt], max_tokens, temperature) for prompt in prompts]
+    engine = _start(say, f"L-MTP, {name},", subject.model, config, readable, **options)
+    total = Run()
+    for prompt in prompts:
+        total.add(engine.generate([prompt], max_tokens, temperature))
     engine.close()
-    return _acceptance(checkpoint, runs)
+    return summarise(checkpoint.schedule, total)
 
 
 def _start(say: Say, name: str, *args: Any, **options: Any) -> Engine:
@@ -188,14 +202,6 @@ def _compare_prompt(
         "identical_in_batch": together,
         "identical": alone and together,
     }
-
-
-def _acceptance(checkpoint: HeadsCheckpoint, runs: Sequence[Run]) -> dict[str, Any]:
-    """Of all rounds with one stream, where every engine step is one step of one request."""
-    total = Run()
-    for run in runs:
-        total.add(run)
-    return summarise(checkpoint.schedule, total)
 
 
 def _speed(streams: int, rounds: Sequence[tuple[Run, Run]]) -> dict[str, Any]:

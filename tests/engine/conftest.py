@@ -23,8 +23,6 @@ SYNCHRONOUS = {
     "test_sampled_tokens_follow_the_target",
     "test_text_target",
     "test_v2_has_no_way_to_cut",
-    "test_texts_that_repeat_themselves",
-    "test_copies_beside_a_scorer_and_outside_its_vocabulary",
 }
 """What runner 2 is tested for without asynchronous scheduling by default: where scheduling matters,
 and once each kind of draft. The rest of its tests in that mode are slow ones."""

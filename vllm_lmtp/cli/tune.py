@@ -68,6 +68,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="YAML",
         help=f"the configuration; default: {CONFIG_FILE} in --output",
     )
+    add(
+        "--length-file",
+        type=Path,
+        metavar="FILE",
+        help="also serve each load with a draft length found while serving, and keep what was "
+        "learnt there for lmtp_draft_length_file",
+    )
     add("--verify", action="store_true", help="then measure it against plain decoding")
     parser.set_defaults(run=run, max_tokens=64)
 
@@ -101,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         variants: list[Variant], questions: Questions, settings: Settings
     ) -> dict[str, Any]:
         from vllm_lmtp.eval.engines.methods import Method
-        from vllm_lmtp.eval.measurements import tuning
+        from vllm_lmtp.eval.measurements import teaching, tuning
 
         if len(variants) != 1:
             raise refuse(
@@ -129,6 +136,10 @@ def run(args: argparse.Namespace) -> int:
         write_config(file, args, config, found)
         shown = Method("tuned", config).facts()["speculative_config"]
         found["speculative_config"] = shown
+        if args.length_file is not None:
+            teaching.teach(
+                variant, args.length_file.absolute(), questions, settings, plan, print_progress
+            )
         if args.verify:
             found["verification"] = _verify(args, variant, config, questions, settings)
         return found

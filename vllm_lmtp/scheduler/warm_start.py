@@ -72,14 +72,19 @@ def engine_names(vllm_config: Any) -> dict[str, str]:
     speculative, model = vllm_config.speculative_config, vllm_config.model_config
     parallel = vllm_config.parallel_config
     return {
-        "model": str(model.model),
-        "heads": str(speculative.model),
+        "model": _named(model.model),
+        "heads": _named(speculative.model),
         "dtype": str(model.dtype),
         "device": _device(),
         "layout": f"TP {parallel.tensor_parallel_size}, PP {parallel.pipeline_parallel_size}",
         "runner": "V2" if vllm_config.use_v2_model_runner else "V1",
         "versions": f"vllm-lmtp {__version__}, vLLM {vllm_version()}",
     }
+
+
+def _named(model: str) -> str:
+    """The same folder by any path to it; an id as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _device() -> str:

@@ -235,10 +235,12 @@ def test_speed_of_methods_taking_turns(folder: Path) -> None:
     done = compare_speed(folder, *words, *methods)
     assert done.code == 0, done.stderr
     found = done.value
-    assert [m["name"] for m in found["methods"]] == ["plain", "lmtp, scorer none"]
+    assert [m["name"] for m in found["methods"]] == ["plain", "lmtp, whole drafts, scorer none"]
     assert [m["name"] for m in found["not_measured"]] == ["broken"]
     assert [(s["streams"], s["method"]) for s in found["speed"]] == [
-        (streams, name) for streams in (1, 2) for name in ("plain", "lmtp, scorer none")
+        (streams, name)
+        for streams in (1, 2)
+        for name in ("plain", "lmtp, whole drafts, scorer none")
     ]
     for load in found["speed"]:
         assert load["requests"] == 5
@@ -257,9 +259,12 @@ def test_speed_of_methods_taking_turns(folder: Path) -> None:
 
 def test_tuning_writes_a_configuration_that_serves(folder: Path) -> None:
     words = ("tune", "--streams", "1", "2", "--lengths", "1", "3", "--output", folder / "tuned")
-    done = compare_speed(folder, *words, "--least-gain", "0", "--cuts", str(OF_NOTHING))
+    learnt = folder / "tuned" / "length.json"
+    options = ("--least-gain", "0", "--cuts", str(OF_NOTHING), "--length-file", learnt)
+    done = compare_speed(folder, *words, *options)
     assert done.code == 0, done.stderr
     found = done.value
+    assert {"1", "2"} <= json.loads(learnt.read_text())["state"]["sizes"].keys()
     assert {(load["length"], load["cut"]) for load in found["loads"]} == {
         (0, 0.0),
         *((length, cut) for length in (1, 3) for cut in (0.0, OF_NOTHING)),

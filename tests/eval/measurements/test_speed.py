@@ -95,7 +95,8 @@ def test_loads_have_as_many_requests_as_they_need() -> None:
 def test_methods_that_the_folder_and_the_machine_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "find_spec", lambda name: None)
     found = methods.builtin_methods(read_variants([], str(EMBEDDED)))
-    names = ["plain", "lmtp, scorer none", "lmtp, scorer markov", "ngram", "suffix"]
+    whole = "lmtp, whole drafts, scorer"
+    names = ["plain", "lmtp", f"{whole} none", f"{whole} markov", "ngram", "suffix"]
     assert [m.name for m in found] == names
     assert [m.why_not is None for m in found] == [True] * 4 + [False]
     assert found[2].speculative_config == {"method": "lmtp", "lmtp_scorer": "markov"}

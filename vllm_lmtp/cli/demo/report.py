@@ -37,6 +37,14 @@ def print_report(result: Mapping[str, Any], shown: int) -> None:
         ("tokens/s", "plain", "L-MTP", "ratio", "of each round"),
         f"Speed, medians of {result['settings']['rounds']} round(s)",
     )
+    print_table(
+        [
+            (f"up to {used['requests']}", _length(used["length"]), f"{used['gain']:.2f}x")
+            for used in result["draft_lengths"]
+        ],
+        ("requests", "drafts a request", "speed over plain, estimated"),
+        "Draft length found while serving",
+    )
 
 
 def _print_texts(result: Mapping[str, Any], shown: int) -> None:
@@ -65,7 +73,7 @@ def _print_acceptance(acceptance: Mapping[str, Any]) -> None:
             for p in acceptance["by_position"]
         ],
         ("position", "offset", "head", "lag", "drafted", "accepted", "rate"),
-        "Acceptance, one stream at a time",
+        "Acceptance of whole drafts, one stream at a time",
     )
     for name in ("head", "lag", "source"):
         print_table(
@@ -90,12 +98,16 @@ def _print_alone(served: Mapping[str, Any], alone: Mapping[str, Any]) -> None:
     """What scorer and copies add, place by place; docs/scorer.md says how."""
     rows = [
         (name, *(_rate(p) for p in acceptance["by_position"]), _number(mean))
-        for name, acceptance in (("as served", served), ("heads alone", alone))
+        for name, acceptance in (("whole drafts", served), ("heads alone", alone))
         for mean in [acceptance["mean_acceptance_length"]]
     ]
     places = [str(p["place"]) for p in served["by_position"]]
-    title = "Acceptance as served, and of the heads alone: no scorer, no copies"
+    title = "Acceptance of whole drafts, and of the heads alone: no scorer, no copies"
     print_table(rows, ("", *places, "mean length"), title)
+
+
+def _length(length: float) -> str:
+    return f"copies alone, up to {-length:.0f}" if length < 0 else f"{length:.0f}"
 
 
 def _shown(output: Mapping[str, Any]) -> str:
