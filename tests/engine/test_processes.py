@@ -42,6 +42,24 @@ def test_two_ranks_draft_as_one(
         host.close()
 
 
+def test_two_ranks_take_the_length_that_is_found(
+    chain: Chain, chain_folder: Path, tmp_path: Path
+) -> None:
+    """The scheduler's process tells them; both cut at the same price and copy the same text."""
+    host = EngineHost(1, False, tmp_path / "host.log", processes=True)
+    try:
+        spec = {"method": "lmtp", "lmtp_draft_length": "auto"}
+        host.start(chain_folder, speculative_config=spec, tensor_parallel_size=2)
+        prompts = prompts_of(chain, [5, 40])
+        reply = host.generate(prompts, {**GREEDY, "max_tokens": 250})
+        outputs = [chain.walk(prompt[-1], 250)[1:] for prompt in prompts]
+        assert [output for (output,) in reply["tokens"]] == outputs
+        drafted = reply["counters"]["vllm:spec_decode_num_draft_tokens"]
+        assert 0 < reply["counters"]["vllm:spec_decode_num_accepted_tokens"] <= drafted
+    finally:
+        host.close()
+
+
 @pytest.mark.parametrize("runner", [1, 2])
 def test_workers_are_not_asked_for_drafts(
     runner: int, chain: Chain, chain_folder: Path, tmp_path: Path

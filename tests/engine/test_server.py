@@ -87,11 +87,12 @@ def test_completion_with_acceptance_in_the_response_and_in_metrics(url: str) -> 
     assert _metric(url, "vllm:lmtp_num_accepted_tokens_total") == accepted
     drafted = _metric(url, "vllm:spec_decode_num_draft_tokens_total")
     assert _metric(url, "vllm:lmtp_num_draft_tokens_total") == drafted
-    assert _metric(url, "vllm:lmtp_num_draft_tokens_total", 'head="2"', 'lag="1"') > 0
+    assert _metric(url, "vllm:lmtp_num_draft_tokens_total", 'head="0"', 'lag="1"') > 0
     assert _metric(url, "vllm:lmtp_num_cold_drafts_total") == 0
-    # Every draft was made in a pass, and the last pass is told with the next verdict, if any.
+    # Every draft was made in a pass, and the last pass is told with the next verdict, if any. A
+    # pass whose draft was not worth a row has none.
     drafts = _metric(url, "vllm:spec_decode_num_drafts_total")
-    assert abs(_metric(url, "vllm:lmtp_draft_seconds_count") - drafts) <= 1
+    assert _metric(url, "vllm:lmtp_draft_seconds_count") >= drafts - 1
     assert 0 < _metric(url, "vllm:lmtp_draft_seconds_sum") < 60
 
 

@@ -48,6 +48,7 @@ def lmtp_config(num_drafts: int = 4, draft_length: str = "auto") -> Any:
         num_speculative_tokens=num_drafts,
         schedule=LeapSchedule(2, 2),
         lmtp_draft_length=draft_length,
+        draft_choices=(0, -4, 2, 4),
     )
 
 
@@ -229,9 +230,10 @@ def test_draft_lengths_are_shown_by_the_size_of_the_batch() -> None:
 
     assert [gauge(LENGTH, most) for most in (1, 8)] == [2, 0]
     assert [gauge(GAIN, most) for most in (1, 8)] == [1.3, 1.0]
-    steps = [value(registry, STEPS, 1, draft_length=length) for length in ("0", "2", "4")]
-    assert steps == [10, 7, 7]
-    assert value(registry, STEPS, 0, draft_length="0") is None
+    lengths = ("0", "-4", "2", "4")
+    steps = [value(registry, STEPS, 1, draft_length=length) for length in lengths]
+    assert steps == [10, 0, 7, 7]
+    assert value(registry, STEPS, 0, draft_length="0") == 0  # shown before anything is reported
 
 
 def test_a_fixed_length_is_not_shown() -> None:
@@ -315,8 +317,8 @@ def test_the_same_counters_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     prom.observe(stats)
     assert observed == {
         "vllm_lmtp_draft_seconds": [0.0015],
-        "vllm_lmtp_draft_length": [3],
-        "vllm_lmtp_draft_length_gain": [1.25],
+        "vllm_lmtp_draft_length": [0, 0, 3],
+        "vllm_lmtp_draft_length_gain": [1, 1, 1.25],
     }
     assert counted["vllm_lmtp_num_steps",] == 2
     assert counted["vllm_lmtp_num_draft_tokens", "0", "1"] == 2

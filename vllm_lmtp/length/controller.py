@@ -19,6 +19,7 @@ from typing import Any
 from vllm_lmtp.length.budget import Budget
 from vllm_lmtp.length.choices import asked_of_heads, in_order, num_drafts, spread_lengths
 from vllm_lmtp.length.cost import StepTime
+from vllm_lmtp.length.filter import Sum
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
 from vllm_lmtp.length.step import Step
 from vllm_lmtp.length.worth import Expected, Worth
@@ -261,6 +262,11 @@ class Controller:
         heads, copies = self.worth.expectations(), self.copies.expectations()
         return {m: (copies if m < 0 else heads)[num_drafts(m)] for m in self.lengths}
 
+    def _terms(self, time: StepTime, num_requests: int, worth: Expected, choice: int) -> Sum:
+        """A step to come in which a choice is in use."""
+        heads = asked_of_heads(choice)
+        return time.expected_terms(num_requests, worth.rows, worth.drafting, heads)
+
     def _changes(self) -> int:
         """How often the text was found changed."""
         return self.worth.changes + self.copies.changes
@@ -350,12 +356,12 @@ class Controller:
         """All lengths, against the one in use."""
         time = size.time
         used = expected[size.length]
-        used_terms = time.terms(num_requests, used.rows, asked_of_heads(size.length))
+        used_terms = self._terms(time, num_requests, used, size.length)
         found = []
         for length in self.lengths:
             hoped = sum(HOPE**place for place in range(num_drafts(length) + 1))
             worth = expected[length]
-            terms = time.terms(num_requests, worth.rows, asked_of_heads(length))
+            terms = self._terms(time, num_requests, worth, length)
             seconds = time.seconds(terms)
             late = 0.0 if length == size.length else time.difference(terms, used_terms)
             doubt = abs(worth.doubt - used.doubt) / worth.tokens
@@ -402,9 +408,8 @@ class Controller:
         if not size.weighed or (step.asked == size.length and step.wanted == size.length):
             return
         time, used = size.time, self._of(size, size.length)
-        rows = self._expected(size.length).rows
-        heads = asked_of_heads(size.length)
-        as_used = time.seconds(time.terms(step.num_requests, rows, heads))
+        worth = self._expected(size.length)
+        as_used = time.seconds(self._terms(time, step.num_requests, worth, size.length))
         heads, rows = asked_of_heads(step.wanted), step.rows / step.num_requests
         took = time.seconds(time.terms(step.num_requests, rows, heads))
         cost = took - as_used

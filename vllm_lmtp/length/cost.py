@@ -207,6 +207,23 @@ class StepTime:
                 line, bends = a * b / longest**2, min(a, b) / longest
                 found.spread[i][j] += variance * (0.7 * line + 0.3 * bends)
 
+    def expected_terms(self, num_requests: int, rows: float, drafting: float, wanted: int) -> Sum:
+        """As `terms`, of a step to come.
+
+        Where no request has a row the step is a plain one, and the first row may cost far more than
+        others: with one stream a processor then multiplies by a matrix instead of a vector.
+
+        Args:
+            rows: of each request, expected. drafting: share of requests that have any.
+        """
+        some = 1 - (1 - min(1.0, drafting)) ** num_requests
+        if not rows or some <= 0:
+            return self.terms(num_requests, 0.0, wanted)
+        with_rows = self.terms(num_requests, rows / some, 0)
+        terms = [*self.terms(num_requests, 0.0, wanted)]
+        terms += ((i, some * weight) for i, weight in with_rows if i >= EXTRA)
+        return terms
+
     def terms(self, num_requests: int, rows: float, wanted: int) -> Sum:
         """The step as a sum of unknowns; rows: of each request."""
         share = num_requests / self.most

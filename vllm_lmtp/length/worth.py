@@ -83,12 +83,13 @@ class Expected:
     """Of drafts of some length, by request and step.
 
     tokens: expected, the one the target gives anyway included. doubt: its standard error.
-    rows: expected to be verified.
+    rows: expected to be verified. drafting: share of requests that have any row verified.
     """
 
     tokens: float
     doubt: float
     rows: float
+    drafting: float
 
 
 class Worth:
@@ -144,7 +145,7 @@ class Worth:
     def expectations(self) -> list[Expected]:
         """As `expected`, for every length from 0 on."""
         self._catch_up()
-        found = [Expected(1.0, 0.0, 0.0)]
+        found = [Expected(1.0, 0.0, 0.0, 0.0)]
         guess, verified_guess = self.first, self.first_shown
         right, shown, tokens, rows = 1.0, 1.0, 1.0, 0.0
         doubts: list[tuple[float, float]] = []  # of each place: tokens before it, (error / share)^2
@@ -159,7 +160,8 @@ class Worth:
             rows += shown
             # A share that is off by some part moves all that is at or behind its place by as much.
             variance = sum(((tokens - before) ** 2) * part for before, part in doubts)
-            found.append(Expected(tokens, math.sqrt(variance), rows))
+            drafting = found[-1].drafting or shown
+            found.append(Expected(tokens, math.sqrt(variance), rows, drafting))
             guess = share
         return found
 

@@ -7,6 +7,7 @@ scheduler already sends to the frontend are enough. docs/metrics.md defines each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm_lmtp import METHOD
@@ -72,6 +73,7 @@ def with_leap_metrics(
             if speculative_config.lmtp_draft_length == "auto":
                 by_size = [*labelnames, "batch_size"]
                 lengths = _LengthMetrics(
+                    speculative_config.draft_choices,
                     self._counter_cls(
                         STEPS,
                         "Steps, by the drafts a request that were wanted of them.",
@@ -91,6 +93,8 @@ def with_leap_metrics(
                     ),
                 )
             for engine, values in per_engine_labelvalues.items():
+                if lengths is not None:
+                    lengths.begin(values)
                 self._leap[engine] = _EngineMetrics(
                     speculative_config.schedule,
                     speculative_config.num_speculative_tokens,
@@ -113,10 +117,22 @@ def with_leap_metrics(
 
 
 class _LengthMetrics:
-    """What a draft length that is found while serving does; of all engines."""
+    """What a draft length that is found while serving does; of all engines.
 
-    def __init__(self, steps: Any, length: Any, gain: Any) -> None:
+    Args:
+        choices: what may be chosen.
+    """
+
+    def __init__(self, choices: Sequence[int], steps: Any, length: Any, gain: Any) -> None:
+        self.choices = choices
         self.steps, self.length, self.gain = steps, length, gain
+
+    def begin(self, labelvalues: list[object]) -> None:
+        """Show an engine that has not begun: no steps, and plain decoding for one request."""
+        for choice in self.choices:
+            self.steps.labels(*labelvalues, str(choice)).inc(0)
+        self.length.labels(*labelvalues, "1").set(0)
+        self.gain.labels(*labelvalues, "1").set(1)
 
     def observe(self, stats: Any, labelvalues: list[object]) -> None:
         report = length_report(stats)

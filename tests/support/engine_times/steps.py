@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,9 +110,16 @@ def tokens(world: World, choice: int, at: float) -> float:
 
 def rate(world: World, choice: int, requests: int, at: float) -> float:
     """Tokens a second and request of a fixed choice."""
-    kept = world.verified if choice > 0 else 1.0
-    shown = world.share_shown(choice) * kept ** np.arange(1, abs(choice) + 1)
-    seconds = world.time(requests, round(requests * float(shown.sum())), max(0, choice), at)
+    if choice < 0:  # some texts say something, and then for the whole draft
+        matched = world.share_shown(choice)
+        odds = [matched**k * (1 - matched) ** (requests - k) for k in range(requests + 1)]
+        seconds = sum(
+            comb(requests, k) * share * world.time(requests, -k * choice, 0, at)
+            for k, share in enumerate(odds)
+        )
+    else:
+        shown = world.verified ** np.arange(1, choice + 1)
+        seconds = world.time(requests, round(requests * float(shown.sum())), choice, at)
     return tokens(world, choice, at) / seconds
 
 
