@@ -29,9 +29,8 @@ def teach(
     method = Method("automatic", variant.speculative_config | found)
     engines = Engines(settings, questions, plan, 1, progress)
     with closing(engines), refusing_failure(settings.model, method.name):
-        for number in range(plan.rounds):
-            for streams in plan.streams:
-                asked = plan.asked(questions, streams, None, number)
-                engines.get(method).stream(asked, streams, settings.max_tokens)
-                progress(f"learning: round {number + 1}, {streams} stream(s)")
+        for streams in plan.streams:
+            asked = plan.asked(questions, streams, None, 0)
+            engines.get(method).stream(asked, streams, settings.max_tokens)
+            progress(f"learning: {streams} stream(s)")
     progress(f"wrote {file}")

@@ -44,7 +44,7 @@ def test_demo_counts_what_the_chain_predicts(tmp_path: Path) -> None:
     assert acceptance["tokens_per_step"] == 3 * 24 / acceptance["engine_steps"]
     for group in ("by_head", "by_lag", "by_source"):
         assert sum(g["accepted"] for g in acceptance[group]) == accepted
-    assert {used["requests"] for used in result["draft_lengths"]} <= {1, 2, 4}
+    assert {1, 4} <= {used["requests"] for used in result["draft_lengths"]} <= {1, 2, 4}
     assert [speed["streams"] for speed in result["speed"]] == [1, 3]
     for speed in result["speed"]:
         assert speed["plain_tokens_per_second"] > 0

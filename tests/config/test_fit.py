@@ -247,3 +247,60 @@ def test_the_least_match_is_no_longer_than_the_longest(
     assert refusal.found == str(least)
     assert refusal.expected.startswith(f"at most {longest}")
     assert "lmtp_copy_max_match" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "drafts", "field"),
+    [
+        ({"lmtp_draft_length": "auto"}, None, None),
+        ({"lmtp_draft_length": "auto"}, 3, None),
+        ({"lmtp_draft_length": "fixed"}, None, None),
+        ({"num_speculative_tokens_per_batch_size": [(1, 8, 2)]}, None, None),
+        (
+            {
+                "lmtp_draft_length": "auto",
+                "num_speculative_tokens_per_batch_size": [(1, 8, 2)],
+            },
+            None,
+            "lmtp_draft_length",
+        ),
+    ],
+)
+def test_one_answer_to_how_long_drafts_are(
+    heads: HeadsCheckpoint, options: dict[str, Any], drafts: int | None, field: str | None
+) -> None:
+    settings = replace(SETTINGS, options=options, num_speculative_tokens=drafts)
+    if field is None:
+        assert find_refusals(heads, TARGET, settings) == []
+    else:
+        assert only_refusal(heads, TARGET, settings).field == field
+
+
+@pytest.mark.parametrize(
+    ("options", "drafts", "refused"),
+    [
+        ({}, None, False),
+        ({"lmtp_draft_length": "auto"}, 2, False),
+        ({"lmtp_draft_length": "fixed"}, None, True),
+        ({}, 2, True),
+        ({"num_speculative_tokens_per_batch_size": [(1, 8, 2)]}, None, True),
+    ],
+)
+def test_what_is_learnt_needs_something_to_learn_and_a_place(
+    heads: HeadsCheckpoint,
+    tmp_path: Path,
+    options: dict[str, Any],
+    drafts: int | None,
+    refused: bool,
+) -> None:
+    there = {"lmtp_draft_length_file": str(tmp_path / "length.json")}
+    settings = replace(SETTINGS, options=options | there, num_speculative_tokens=drafts)
+    if refused:
+        assert only_refusal(heads, TARGET, settings).field == "lmtp_draft_length_file"
+        return
+    assert find_refusals(heads, TARGET, settings) == []
+    nowhere = {"lmtp_draft_length_file": str(tmp_path / "no" / "length.json")}
+    settings = replace(settings, options=options | nowhere)
+    refusal = only_refusal(heads, TARGET, settings)
+    assert refusal.field == "lmtp_draft_length_file"
+    assert str(tmp_path / "no") in refusal.remedy

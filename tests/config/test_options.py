@@ -78,3 +78,10 @@ def test_a_misspelt_option_is_told_what_there_is() -> None:
     (refusal,) = refusals(lmtp_copies="on").values()
     assert (refusal.field, refusal.found) == ("lmtp_copies", "an unknown key")
     assert {"lmtp_copy", *BOUNDS} <= set(refusal.expected.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("value", ["AUTO", "none", 6, True, ["auto"]])
+def test_a_draft_length_is_found_or_fixed(value: Any) -> None:
+    (refusal,) = refusals(lmtp_draft_length=value).values()
+    assert (refusal.field, refusal.found) == ("lmtp_draft_length", repr(value))
+    assert "'auto' or 'fixed'" in refusal.expected

@@ -59,6 +59,10 @@ def test_steps_and_lengths_are_reported_once_a_second(said: list[str]) -> None:
     known = Known()
     reports = LengthReports(known)  # type: ignore[arg-type]
     assert report(reports) is None
+    known.now = 100.0
+    assert report(reports) is None  # there is nothing to tell
+    steps(reports, known, 0.1, 0)
+    assert report(reports) is not None
     steps(reports, known, 0.8, 0)
     assert report(reports) is None
     steps(reports, known, 0.4, 2, size=1)

@@ -48,6 +48,7 @@ def lmtp_config(num_drafts: int = 4, draft_length: str = "auto") -> Any:
         num_speculative_tokens=num_drafts,
         schedule=LeapSchedule(2, 2),
         lmtp_draft_length=draft_length,
+        num_speculative_tokens_per_batch_size=[(1, 1, 0)],
         draft_choices=(0, -4, 2, 4),
     )
 

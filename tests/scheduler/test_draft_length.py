@@ -114,21 +114,44 @@ def test_the_time_after_a_pause_says_nothing() -> None:
 
 
 def test_a_step_of_no_tokens_is_none() -> None:
-    """vLLM schedules some while it waits for transfers; they ask nobody for a length."""
+    """vLLM schedules some while it waits for transfers; they ask nobody for a length, and the next
+    step begins when they end."""
     length, told, clock = started(2, 1)
     run(length, clock, output(length, {"a": 0}), 0.1)
     run(length, clock, output(length, {}), 5.0)
-    last = output(length, {"a": 2})
-    run(length, clock, last, 0.3)
-    assert [step.seconds for step in told.steps] == [None, None]
+    run(length, clock, output(length, {"a": 2}), 0.25)
+    assert [step.seconds for step in told.steps] == [None, 0.25]
     assert told.steps[1].asked == 2
 
 
+def test_a_pipeline_with_one_batch_has_every_other_step_empty() -> None:
+    """Its drafts are those of the step before the empty one, and its time is the whole turn's."""
+    length, told, clock = started(3, 2, 1, pipeline=2)
+    for _ in range(3):
+        run(length, clock, output(length, {"a": 0}), 0.25)
+        run(length, clock, output(length, {}), 0.0)
+    assert [step.asked for step in told.steps] == [0, 3, 2]
+    assert [step.seconds for step in told.steps] == [None, 0.25, 0.25]
+
+
+def test_an_engine_that_was_paused_says_nothing_of_the_step_after() -> None:
+    length, told, clock = started(0, 0, 0)
+    run(length, clock, output(length, {"a": 0}), 0.25)
+    clock.now += 60.0  # its requests wait
+    run(length, clock, output(length, {"a": 0}), 0.25)
+    run(length, clock, output(length, {"a": 0}), 0.25)
+    assert [step.seconds for step in told.steps] == [None, None, 0.25]
+
+
 def test_prompts_are_told_apart() -> None:
+    """And so are the requests that read them, which have no draft that could be judged."""
     length, told, clock = started(0, 0)
-    run(length, clock, output(length, {"a": 0, "b": 0}, tokens=40), 0.1)
+    step = output(length, {"a": 0, "b": 2}, tokens=44)
+    step.num_scheduled_tokens["c"] = 40
+    run(length, clock, step, 0.1)
     run(length, clock, output(length, {"a": 0, "b": 0}), 0.1)
     assert [step.prefill for step in told.steps] == [True, False]
+    assert [step.num_requests for step in told.steps] == [2, 2]
 
 
 def test_drafts_of_a_pipeline_are_those_of_the_batch_before_the_others() -> None:

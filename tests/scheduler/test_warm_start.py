@@ -54,6 +54,14 @@ def test_nor_does_one_of_other_lengths(learnt: Controller, tmp_path: Path) -> No
     assert file.controller((0, 1, 2)) is None
 
 
+def test_nor_does_a_later_version_whose_words_mean_something_else(
+    learnt: Controller, tmp_path: Path
+) -> None:
+    file = WarmStart(tmp_path / "length.json", ENGINE)
+    write_file(file.path, Saved(ENGINE, learnt.state() | {"version": 99, "places": "other"}))
+    assert file.controller(LENGTHS) is None
+
+
 def test_nothing_learnt_replaces_nothing(tmp_path: Path) -> None:
     file = WarmStart(tmp_path / "length.json", ENGINE)
     file.save(Controller(6))

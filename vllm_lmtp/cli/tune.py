@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
             remedy="leave it out",
         )
     args.batch = max(args.streams)
+    if args.length_file is not None:
+        _check_length_file(args.length_file.absolute())
 
     def measure(
         variants: list[Variant], questions: Questions, settings: Settings
@@ -146,6 +148,20 @@ def run(args: argparse.Namespace) -> int:
 
     run_measurement(args, "tune", measure)
     return 0
+
+
+def _check_length_file(file: Path) -> None:
+    from vllm_lmtp.length.file import read_file
+
+    read_file(file)
+    if not file.parent.is_dir():
+        raise refuse(
+            "tune",
+            "--length-file",
+            found=str(file),
+            expected="a file in a folder that exists",
+            remedy=f"make {file.parent}",
+        )
 
 
 def write_config(

@@ -135,6 +135,13 @@ def find_refusals(
     return faults
 
 
+def finds_length(settings: EngineSettings) -> bool:
+    """Whether the draft length is found while serving."""
+    kind = settings.options.get("lmtp_draft_length")
+    schedule = settings.options.get("num_speculative_tokens_per_batch_size")
+    return kind == "auto" or not (kind or schedule or settings.num_speculative_tokens)
+
+
 def _draft_length_faults(settings: EngineSettings) -> list[Refusal]:
     """Two answers to one question, and a file that nothing would write."""
     faults = []
@@ -147,8 +154,7 @@ def _draft_length_faults(settings: EngineSettings) -> list[Refusal]:
             Refusal(WHERE, "lmtp_draft_length", "'auto' and a schedule", expected, remedy)
         )
     file = settings.options.get("lmtp_draft_length_file")
-    given = schedule or settings.num_speculative_tokens
-    if file is not None and (kind or ("fixed" if given else "auto")) == "fixed":
+    if file is not None and not finds_length(settings):
         expected = "no file: the draft length is fixed, so nothing is learnt"
         remedy = "leave it out, or set lmtp_draft_length to auto"
         faults.append(Refusal(WHERE, "lmtp_draft_length_file", repr(file), expected, remedy))

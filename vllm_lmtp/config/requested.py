@@ -14,7 +14,7 @@ from vllm_lmtp.config.fit import WHERE
 from vllm_lmtp.errors import LMTPError, refuse
 from vllm_lmtp.formats.checkpoint import HEAD_TYPE, is_lmtp_config, is_stage1_config, read_config
 
-ENGINE_ARGS = ("async_scheduling", "download_dir", "kv_sharing_fast_prefill")
+ENGINE_ARGS = ("async_scheduling", "download_dir", "kv_sharing_fast_prefill", "max_num_seqs")
 """Arguments of the engine that the check of the speculative config must know."""
 
 

@@ -114,7 +114,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         self.lmtp_versions = versions()
         self.lmtp_stride = checkpoint.schedule.stride
         self.lmtp_n_heads = checkpoint.schedule.n_heads
-        self._settle_draft_length(checkpoint.schedule.max_drafts)
+        self._settle_draft_length(checkpoint)
         self.prompt_lookup_max = self.prompt_lookup_min = 0
         # The heads have no ModelConfig of their own; vLLM reads sizes and the name from this one.
         self.draft_model_config = copy.copy(target)
@@ -125,20 +125,27 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
             target.sleep_preserve_parameter_names.append("draft.*")
         self.draft_parallel_config = self.target_parallel_config
 
-    def _settle_draft_length(self, most: int) -> None:
+    def _settle_draft_length(self, checkpoint: HeadsCheckpoint) -> None:
         """Fixed where a number or a schedule was given, found while serving elsewhere."""
         given = self.num_speculative_tokens or self.num_speculative_tokens_per_batch_size
         self.lmtp_draft_length = self.lmtp_draft_length or ("fixed" if given else "auto")
+        most = checkpoint.schedule.max_drafts
         self.num_speculative_tokens = self.num_speculative_tokens or most
         runner = runner_in_use(self.target_parallel_config)
-        unsaid = self.lmtp_min_confidence is None
-        self.lmtp_cut_by_price = unsaid and self.lmtp_draft_length == "auto" and runner == 1
+        lines = () if checkpoint.scorer is None else checkpoint.scorer.confidence
+        # Lines of other places, as with another stride, say nothing; nobody asked for them.
+        known = self.lmtp_scorer == "none" or len(lines) in (0, most)
+        may_cut = self.lmtp_min_confidence is None and known and runner == 1
+        self.lmtp_cut_by_price = may_cut and self.lmtp_draft_length == "auto"
         self.lmtp_min_confidence = self.lmtp_min_confidence or 0.0
         if self.lmtp_draft_length == "auto":
-            # Names every length in use, so that V2 captures graphs for all of them. What is chosen
-            # for a size of batch does not come from here (scheduler/draft_length.py).
+            # Names the lengths in use, the longest always, so that V2 captures graphs for them; it
+            # reads as many rows as there may be requests. What is chosen for a size of batch does
+            # not come from here (scheduler/draft_length.py).
+            named = sorted({num_drafts(choice) for choice in self.draft_choices})
+            rows = self.lmtp_engine_args.get("max_num_seqs") or len(named)
             self.num_speculative_tokens_per_batch_size = [
-                (row, row, num_drafts(choice)) for row, choice in enumerate(self.draft_choices, 1)
+                (row, row, length) for row, length in enumerate(named[-rows:], 1)
             ]
             if self.lmtp_draft_length_file is not None:
                 read_file(Path(self.lmtp_draft_length_file))
@@ -153,7 +160,10 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         assert most is not None
         alone = self.lmtp_cut_by_price and self.lmtp_copy == "on"
         greedy = self.draft_sample_method != "probabilistic"
-        return in_order((*spread_lengths(most), *([-most] if alone and greedy else [])))
+        lengths = spread_lengths(most)
+        if runner_in_use(self.target_parallel_config) == 2:  # a length needs a graph, thus a row
+            lengths = lengths[-(self.lmtp_engine_args.get("max_num_seqs") or len(lengths)) :]
+        return in_order((*lengths, *([-most] if alone and greedy else [])))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle, in a worker: Ray's have not loaded plugins yet when this reaches them.

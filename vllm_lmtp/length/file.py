@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.length.knowledge import REMEDY, read
+from vllm_lmtp.length.knowledge import REMEDY, VERSION, read
 
 KIND = "vllm-lmtp draft length"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """engine: what it was learnt on, by name. state: of `Controller.state`."""
+    """engine: what it was learnt on, by name. state: of `Controller.state`, perhaps of another
+    version's."""
 
     engine: Mapping[str, str]
     state: Mapping[str, Any]
@@ -54,6 +55,8 @@ def read_file(path: Path) -> Saved | None:
     if not isinstance(state, dict):
         shown = repr(state)[:80]
         raise refuse(str(path), "state", found=shown, expected="a dictionary", remedy=REMEDY)
+    if isinstance(state.get("version"), int) and state["version"] != VERSION:
+        return Saved(engine, state)  # in other words than ours, which is no fault of the file
     lengths = state.get("lengths")
     good = isinstance(lengths, list) and lengths and all(type(m) is int for m in lengths)
     read(state, lengths if good and lengths else [0], f"{path}: state")

@@ -20,6 +20,8 @@ from vllm_lmtp.observe.carried import LengthReport, SizeInUse, add_length_report
 logger = init_logger("vllm.lmtp")
 
 REPORT_SECONDS = 1.0
+EARLY = 0.1
+"""Of the time since the start; reports may follow each other sooner then."""
 LOG_SECONDS = 60.0
 """Between lines in the log, and as long must a new length have been in use to be one for good."""
 NEVER_SECONDS = 300.0
@@ -64,7 +66,7 @@ class LengthReports:
         Steps without drafts have no statistics of drafts; they get some that count nothing.
         """
         now = self.controller.now
-        if not self._steps or now - self._reported < REPORT_SECONDS:
+        if not self._steps or now - self._reported < min(REPORT_SECONDS, EARLY * now):
             return
         self._reported = now
         sizes = [

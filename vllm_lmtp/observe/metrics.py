@@ -70,7 +70,9 @@ def with_leap_metrics(
                 buckets=BUCKETS,
             )
             lengths = None
-            if speculative_config.lmtp_draft_length == "auto":
+            found = speculative_config.lmtp_draft_length == "auto"
+            # vLLM drops schedules of any kind where it has to, and then no length is found.
+            if found and speculative_config.num_speculative_tokens_per_batch_size:
                 by_size = [*labelnames, "batch_size"]
                 lengths = _LengthMetrics(
                     speculative_config.draft_choices,

@@ -155,12 +155,13 @@ class LMTPProposer:
             self.texts.take(self.runner.input_batch, num_reqs)
             copying.sources[:num_reqs] = False  # of places that are not filled
         plan: Plan | None = getattr(scheduler_output, CARRIED, None)
+        least = self.least_confidence
         if self.cuts_by_price:
-            self.least_confidence = (plan and plan.price) or 0.0
+            least = (plan and plan.price) or 0.0
         ask_heads = plan is None or plan.wanted > 0
         if not ask_heads:  # else drafts of texts that say nothing would be verified
-            self.least_confidence = max(self.least_confidence, SOMETHING)
-        if self.least_confidence:
+            least = max(least, SOMETHING)
+        if least:
             self.confidence[:num_reqs] = 0.0  # of places that are not filled
         drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
@@ -168,8 +169,8 @@ class LMTPProposer:
             wanted,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
-            choose=self.drafter.choice(self.confidence if self.least_confidence else None, drawing),
-            worth=self._worth(num_reqs) if self.least_confidence else None,
+            choose=self.drafter.choice(self.confidence if least else None, drawing),
+            worth=self._worth(num_reqs, least) if least else None,
             may_look=True,
             ask_heads=ask_heads,
         )
@@ -179,19 +180,19 @@ class LMTPProposer:
             # Read in the next step by the rejection sampler, request by request.
             self.runner._draft_probs = drawing.probabilities()
             self.runner._draft_prob_req_ids = list(self.runner.input_batch.req_ids)
-        if not self.least_confidence:
+        if not least:
             return draft
         confidence = self.confidence[:num_reqs, : draft.shape[1]]
-        lengths = worth_verifying(confidence, self.least_confidence).sum(dim=1).tolist()
+        lengths = worth_verifying(confidence, least).sum(dim=1).tolist()
         return [tokens[:n] for tokens, n in zip(draft.tolist(), lengths, strict=True)]
 
-    def _worth(self, num_reqs: int) -> Worth:
+    def _worth(self, num_reqs: int, least: float) -> Worth:
         """Whether any draft keeps its last place so far. Where none does, the heads that would go
         on are spared; a cut is read on the host anyway."""
 
         def goes_on(filled: int, rows: torch.Tensor | None) -> bool:
             confidence = self.confidence[slice(num_reqs) if rows is None else rows, :filled]
-            return bool(worth_verifying(confidence, self.least_confidence)[:, -1].any())
+            return bool(worth_verifying(confidence, least)[:, -1].any())
 
         return goes_on
 

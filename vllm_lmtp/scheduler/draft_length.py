@@ -26,6 +26,10 @@ from vllm_lmtp.scheduler.warm_start import WarmStart, engine_names
 
 logger = init_logger("vllm.lmtp")
 
+PAUSE = 0.5
+"""Seconds between an output and the next schedule, which follows it at once, from which nothing was
+computed in between: the engine was paused."""
+
 
 class DraftLength:
     """The draft length of one engine.
@@ -50,6 +54,7 @@ class DraftLength:
         self._warm, self._clock = warm, clock
         self._places = max(map(num_drafts, controller.lengths))
         self._chosen = 0
+        self._pipelined = pipeline > 1
         self._wanted = deque([0] * pipeline, maxlen=pipeline)
         self._drafts = [0] * (self._places + 1)
         self._accepted = [0] * (self._places + 1)
@@ -66,7 +71,11 @@ class DraftLength:
     def plan(self, scheduler_output: Any) -> None:
         """Tell the workers of a step that was scheduled what they need to know."""
         num_requests = len(scheduler_output.num_scheduled_tokens)
+        if self._before is not None and self._clock() - self._before > PAUSE:
+            self._before = None
         if not num_requests:
+            if self._pipelined:  # a batch waits for its turn by steps, whether these are empty
+                self._wanted.append(0)
             return
         price = self.controller.price_of_row(num_requests)
         setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price))
@@ -93,23 +102,18 @@ class DraftLength:
         """
         tokens = scheduler_output.num_scheduled_tokens
         judged, accepted = self._reached(self._drafts), self._reached(self._accepted)
-        if not more or not tokens:
+        if not more:
             self._before = None
         if not tokens:
             return
         plan: Plan = getattr(scheduler_output, CARRIED)
         drafts = scheduler_output.scheduled_spec_decode_tokens
         rows = sum(map(len, drafts.values()))
-        step = Step(
-            seconds,
-            num_requests=len(tokens),
-            rows=rows,
-            asked=plan.asked,
-            wanted=plan.wanted,
-            judged=judged,
-            accepted=accepted,
-            prefill=scheduler_output.total_num_scheduled_tokens > len(tokens) + rows,
-        )
+        decoding = len(tokens)
+        prefill = scheduler_output.total_num_scheduled_tokens > decoding + rows
+        if prefill:
+            decoding = sum(count == 1 + len(drafts.get(r, ())) for r, count in tokens.items())
+        step = Step(seconds, decoding, rows, plan.asked, plan.wanted, judged, accepted, prefill)
         self.controller.observe(step)
         self.reports.observe(step)
 

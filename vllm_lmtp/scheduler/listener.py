@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm_lmtp.observe import watch
+from vllm_lmtp.observe.carried import add_draft_passes
 from vllm_lmtp.scheduler.draft_length import DraftLength, install
 from vllm_lmtp.worker import clock, sources
 
@@ -66,8 +67,13 @@ def judged(
 
 def report(scheduler: Any, stats: Any, *args: Any, **kwargs: Any) -> None:
     """The statistics of a step were made: `SchedulerStats`, None when statistics are off."""
-    if stats is not None and (length := _length(scheduler)) is not None:
-        length.reports.add_to(stats, scheduler.num_spec_tokens)
+    if stats is None or (length := _length(scheduler)) is None:
+        return
+    length.reports.add_to(stats, scheduler.num_spec_tokens)
+    # A pass whose drafts were not worth a row meets no verdict that would take its time along.
+    if stats.spec_decoding_stats is not None and (passes := getattr(scheduler, "lmtp_passes", ())):
+        add_draft_passes(stats.spec_decoding_stats, passes)
+        scheduler.lmtp_passes = []
 
 
 def ended(scheduler: Any, _: None) -> None:

@@ -14,9 +14,24 @@ from vllm_lmtp import __version__
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.file import Saved, differences, read_file, write_file
+from vllm_lmtp.length.knowledge import VERSION
 from vllm_lmtp.observe.node import processor_name
 
 logger = init_logger("vllm.lmtp")
+
+
+OPTIONS = (
+    "lmtp_stride",
+    "lmtp_scorer",
+    "lmtp_min_confidence",
+    "lmtp_head_dtype",
+    "lmtp_copy",
+    "lmtp_copy_min_match",
+    "lmtp_copy_max_match",
+    "draft_sample_method",
+    "enable_adaptive_verification",
+)
+"""Of the speculative config, those that drafts or their cost depend on."""
 
 
 class WarmStart:
@@ -43,8 +58,9 @@ class WarmStart:
         if saved is None:
             return None
         other = differences(self.engine, saved.engine)
-        if list(lengths) != saved.state["lengths"]:
-            other.append(f"lengths {saved.state['lengths']}, here {list(lengths)}")
+        for name, ours in (("version", VERSION), ("lengths", list(lengths))):
+            if saved.state.get(name) != ours:
+                other.append(f"{name} {saved.state.get(name)}, here {ours}")
         if other:
             logger.warning(
                 "L-MTP: %s was learnt on another engine (%s) and is not used; it will be replaced "
@@ -78,6 +94,9 @@ def engine_names(vllm_config: Any) -> dict[str, str]:
         "device": _device(),
         "layout": f"TP {parallel.tensor_parallel_size}, PP {parallel.pipeline_parallel_size}",
         "runner": "V2" if vllm_config.use_v2_model_runner else "V1",
+        "quantization": str(model.quantization),
+        "graphs": str(vllm_config.compilation_config.cudagraph_mode),
+        "options": ", ".join(f"{name} {getattr(speculative, name)}" for name in OPTIONS),
         "versions": f"vllm-lmtp {__version__}, vLLM {vllm_version()}",
     }
 

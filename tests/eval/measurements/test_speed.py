@@ -98,11 +98,13 @@ def test_methods_that_the_folder_and_the_machine_have(monkeypatch: pytest.Monkey
     whole = "lmtp, whole drafts, scorer"
     names = ["plain", "lmtp", f"{whole} none", f"{whole} markov", "ngram", "suffix"]
     assert [m.name for m in found] == names
-    assert [m.why_not is None for m in found] == [True] * 4 + [False]
-    assert found[2].speculative_config == {"method": "lmtp", "lmtp_scorer": "markov"}
+    assert [m.why_not is None for m in found] == [True] * 5 + [False]
+    assert found[1].speculative_config == {"method": "lmtp"}
+    fixed = {"method": "lmtp", "lmtp_draft_length": "fixed", "lmtp_scorer": "markov"}
+    assert found[3].speculative_config == fixed
     # Or it would draft the answers of the rounds before.
     suffix = {"method": "suffix", "suffix_decoding_max_cached_requests": 0}
-    assert found[4].speculative_config == suffix
+    assert found[5].speculative_config == suffix
 
 
 def test_facts_name_no_folder_of_this_machine() -> None:
