@@ -210,7 +210,7 @@ def with_known_lengths(spec: Any) -> Any:
     """Drafts of a length that an oracle can know, unless the test says how long they are."""
     says = ("lmtp_draft_length", "num_speculative_tokens_per_batch_size")
     spec = {"method": "lmtp"} if spec == "lmtp" else spec
-    ours = isinstance(spec, dict) and spec.get("method") == "lmtp"
+    ours = isinstance(spec, dict) and spec.get("method", "lmtp") == "lmtp"
     if not ours or any(option in spec for option in says):
         return spec
     return {**spec, "lmtp_draft_length": "fixed"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from tests.engine.client import EngineHost, counted
@@ -50,18 +51,18 @@ def test_what_is_learnt_is_shown_and_kept(
         host.start(chain_folder, speculative_config=spec)
         found = host.call("lengths")
         assert bool(found["in_use"]) == bool(visit)
-        shown: dict[str, float] = {}
+        shown: Counter[str] = Counter()
         for count in (1, 4):
             prompts = prompts_of(chain, [8, 5, 9, 4][:count])
             reply = host.generate(prompts, {**GREEDY, "max_tokens": many})
             outputs = [output for (output,) in reply["tokens"]]
             assert outputs == plain(chain, prompts, [many] * count)
-            shown |= reply["counters"]
+            shown.update(reply["counters"])
         found = host.call("lengths")
         assert found["steps"] > many // 3
         assert {"1", "4"} <= set(found["in_use"])
         steps = {name: n for name, n in shown.items() if name.startswith(STEPS)}
-        assert steps[f"{STEPS}0"] > 0
+        assert visit or steps[f"{STEPS}0"] > 0  # who knows nothing begins with plain steps
         assert 0 < sum(steps.values()) <= found["steps"]
         host.call("stop")
         assert json.loads(file.read_text())["state"]["sizes"].keys() >= {"1", "4"}

@@ -77,7 +77,7 @@ def test_workers_are_not_asked_for_drafts(
         host.close()
 
 
-@pytest.mark.parametrize("kind", ["markov", "table"])
+@pytest.mark.parametrize("kind", ["markov", pytest.param("table", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
 def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
     runner: int, asynchronous: bool, kind: str, chain: Chain, tmp_path: Path

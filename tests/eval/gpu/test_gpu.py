@@ -65,7 +65,8 @@ def test_engines_of_a_made_up_model() -> None:
 def test_engines_of_a_checkpoint() -> None:
     found = planned("--checkpoint", "folder", "--head-dtypes", "int8", "--engine", '{"seed": 3}')
     assert [e["method"] for e in found] == ["plain", "lmtp", "ngram"]
-    assert found[1]["args"]["speculative_config"] == {"method": "lmtp", "lmtp_head_dtype": "int8"}
+    fixed = {"method": "lmtp", "lmtp_draft_length": "fixed", "lmtp_head_dtype": "int8"}
+    assert found[1]["args"]["speculative_config"] == fixed
     assert all(e["args"]["seed"] == 3 and e["args"]["model"] == "folder" for e in found)
 
 

@@ -12,7 +12,7 @@ from tests.support.transformers_oracle import Oracle
 from vllm_lmtp.eval.prompts.asking import Settings, encode_prompts
 from vllm_lmtp.eval.prompts.sets import load_set
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(3600)]
 REQUESTS, TOKENS = 5, 24
 
 
