@@ -151,17 +151,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_length_file(file: Path) -> None:
+    """Before anything is measured: what is there is such a file, and its folder can be had."""
     from vllm_lmtp.length.file import read_file
 
     read_file(file)
-    if not file.parent.is_dir():
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise refuse(
             "tune",
             "--length-file",
-            found=str(file),
-            expected="a file in a folder that exists",
-            remedy=f"make {file.parent}",
-        )
+            found=f"{file}, whose folder cannot be made ({error.strerror or error})",
+            expected="a file that may be written",
+            remedy="give another path",
+        ) from error
 
 
 def write_config(
