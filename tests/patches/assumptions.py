@@ -223,12 +223,14 @@ def runner_v2_gives_slots_where_we_watch(vllm: Sources) -> None:
 def scheduler_judges_drafts_as_our_watch_expects(vllm: Sources) -> None:
     scheduler = "vllm.v1.core.sched.scheduler"
     theirs = vllm.parameters(scheduler, "Scheduler.make_spec_decoding_stats")
-    ours = OURS.parameters("vllm_lmtp.scheduler.listener", "judged")
-    # Ours: scheduler, the returned stats, the stats passed in (vLLM passes them by position).
+    ours = OURS.parameters("vllm_lmtp.observe.watch", "note_verdict")
+    # Ours: scheduler, the returned stats. vLLM passes all but the stats before by name.
     assert theirs[0] == "self"
-    assert theirs[2:] == ours[3:]
+    assert theirs[2:] == ours[2:]
     call = vllm.text(scheduler).split("self.make_spec_decoding_stats(", 1)[1]
     assert call.split(",", 1)[0].strip() == "spec_decoding_stats"
+    for name in theirs[2:]:
+        assert f"{name}=" in call.split(")\n", 1)[0], name
 
 
 def counters_are_built_as_ours_extend_them(vllm: Sources) -> None:

@@ -40,29 +40,14 @@ def reading(scheduler: Any, scheduler_output: Any, model_runner_output: Any) -> 
         length.observe(seconds, scheduler_output, more=scheduler.has_unfinished_requests())
 
 
-def judged(
-    scheduler: Any,
-    stats: Any,
-    _stats_before: Any,
-    num_draft_tokens: int,
-    num_accepted_tokens: int,
-    num_invalid_spec_tokens: dict[str, int] | None,
-    request_id: str,
-) -> None:
-    """The target has judged a draft; arguments as of `make_spec_decoding_stats`.
+def judged(scheduler: Any, stats: Any, _stats_before: Any, **verdict: Any) -> None:
+    """The target has judged a draft; named arguments as of `make_spec_decoding_stats`.
 
     stats: the step's `SpecDecodingStats`, None when statistics are off.
     """
-    watch.note_verdict(
-        scheduler,
-        stats,
-        num_draft_tokens,
-        num_accepted_tokens,
-        num_invalid_spec_tokens,
-        request_id,
-    )
+    watch.note_verdict(scheduler, stats, **verdict)
     if (length := _length(scheduler)) is not None:
-        length.verdict(num_draft_tokens, num_accepted_tokens)
+        length.verdict(verdict["num_draft_tokens"], verdict["num_accepted_tokens"])
 
 
 def report(scheduler: Any, stats: Any, *args: Any, **kwargs: Any) -> None:
