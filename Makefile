@@ -15,7 +15,8 @@ test-all: .venv/.ready
 	$(BIN)/python -m pytest
 
 test-distributed: .venv/.ready
-	$(BIN)/python -m pytest tests/distributed --durations 20 --layouts tests/distributed/record.json
+	$(BIN)/python -m pytest tests/distributed tests/engine/test_processes.py \
+	  --durations 20 --layouts tests/distributed/record.json
 	$(BIN)/python -m tests.distributed.table
 
 test-wheels: .venv/.ready

@@ -20,6 +20,9 @@ from vllm_lmtp.formats.tokenizer import has_tokenizer
 # Longer than any prompt of ours; a large model's whole context would not fit a small cache.
 ROOM_FOR_PROMPT = 128
 
+# Two hundred steps, which is what finding a draft length takes.
+WARM_UPS = 3
+
 HEADS_ALONE = {"lmtp_scorer": "none", "lmtp_copy": "off"}
 """The heads as published: each place's own best token drafted."""
 
@@ -67,8 +70,10 @@ def compare(
         for name, spec in (("whole drafts", WHOLE), ("heads alone", WHOLE | HEADS_ALONE))
     }
     pair = Pair(subject, say, max_tokens, temperature, stride, **options)
-    say("warming up ...")
-    pair.generate(prompts)
+    say("warming up, while the draft length is found ...")
+    pair.generate_one_by_one(prompts)
+    for _ in range(WARM_UPS):
+        pair.generate(prompts)
     single: list[tuple[Run, Run]] = []
     batch: list[tuple[Run, Run]] = []
     for number in range(1, rounds + 1):

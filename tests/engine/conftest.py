@@ -19,8 +19,6 @@ SYNCHRONOUS = {
     "test_preemption",
     "test_drafts_by_the_size_of_the_batch",
     "test_counters_are_what_transformers_recomputes",
-    "test_scored_drafts_are_what_transformers_recomputes",
-    "test_sampled_tokens_follow_the_target",
     "test_text_target",
     "test_v2_has_no_way_to_cut",
 }

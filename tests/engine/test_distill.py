@@ -57,11 +57,11 @@ held_out: 4
 int8: true
 heads: {{n_head: 2, skip_token: 2}}
 draft_vocab: {{size: 320}}
-optim: {{lr: 0.01, warmup: 0.1, steps: 30, batch_rows: 8, save_every: 15}}
+optim: {{lr: 0.01, warmup: 0.1, steps: 30, batch_rows: 64, save_every: 15}}
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["v1", pytest.param("v2", marks=pytest.mark.slow), "v2-async"])
 def test_kept_rows_are_what_the_lm_head_reads(kind: str, tmp_path: Path) -> None:
     prompts = [json.dumps({"prompt": text, "source": "here\u2028"}) for text in OPENINGS]
     (tmp_path / "prompts.jsonl").write_text("\n".join(prompts))

@@ -18,9 +18,16 @@ from tests.support.chain.target import Chain, draft_vocabulary, save_chain
 
 TWO_RANKS = [
     pytest.param(
-        layout, runner, marks=mark(layout, runner, CHAIN), id=f"{layout.split}, V{runner[0]}"
+        layout,
+        runner,
+        marks=[mark(layout, runner, CHAIN), *marks],
+        id=f"{layout.split}, V{runner[0]}",
     )
-    for layout, runner in [(tensor(2), V1), (tensor(2), V2), (pipeline(2), V2)]
+    for layout, runner, marks in [
+        (tensor(2), V1, ()),
+        (tensor(2), V2, (pytest.mark.distributed,)),
+        (pipeline(2), V2, ()),
+    ]
 ]
 
 
@@ -42,6 +49,7 @@ def test_two_ranks_draft_as_one(
         host.close()
 
 
+@pytest.mark.distributed
 def test_two_ranks_take_the_length_that_is_found(
     chain: Chain, chain_folder: Path, tmp_path: Path
 ) -> None:
@@ -60,7 +68,7 @@ def test_two_ranks_take_the_length_that_is_found(
         host.close()
 
 
-@pytest.mark.parametrize("runner", [1, 2])
+@pytest.mark.parametrize("runner", [1, pytest.param(2, marks=pytest.mark.distributed)])
 def test_workers_are_not_asked_for_drafts(
     runner: int, chain: Chain, chain_folder: Path, tmp_path: Path
 ) -> None:
@@ -77,7 +85,8 @@ def test_workers_are_not_asked_for_drafts(
         host.close()
 
 
-@pytest.mark.parametrize("kind", ["markov", pytest.param("table", marks=pytest.mark.slow)])
+@pytest.mark.distributed
+@pytest.mark.parametrize("kind", ["markov", "table"])
 @pytest.mark.parametrize(("runner", "asynchronous"), [(1, False), (2, True)])
 def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
     runner: int, asynchronous: bool, kind: str, chain: Chain, tmp_path: Path
@@ -103,6 +112,7 @@ def test_two_ranks_share_a_draft_vocabulary_and_a_scorer(
         host.close()
 
 
+@pytest.mark.distributed
 def test_two_ranks_agree_on_the_confidence(chain: Chain, tmp_path: Path) -> None:
     """The log-sum-exp of both parts of the vocabulary tells how likely a token was."""
     vocabulary = draft_vocabulary()
@@ -117,6 +127,7 @@ def test_two_ranks_agree_on_the_confidence(chain: Chain, tmp_path: Path) -> None
         host.close()
 
 
+@pytest.mark.distributed
 def test_two_ranks_draw_alike(tmp_path: Path) -> None:
     """Both hold the whole distribution, so drafts drawn as the target draws are all accepted."""
     host = EngineHost(2, True, tmp_path / "host.log", processes=True)

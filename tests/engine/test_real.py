@@ -59,6 +59,13 @@ def on_interpreter(host: EngineHost) -> bool:
     return host.runner == 2 and not GPU
 
 
+def asked(host: EngineHost, prompts: list[list[int]]) -> tuple[list[list[int]], dict[str, Any]]:
+    """Prompts and parameters: fewer and shorter where steps take their time."""
+    if on_interpreter(host):
+        return prompts[:3], {**GREEDY, "max_tokens": 48}
+    return prompts, GREEDY
+
+
 def _variations(host: EngineHost) -> list[str]:
     """Triton's interpreter cannot run Runner V2's grammar kernel ("mask has unsupported dtype")."""
     return [name for name in VARIATIONS if not on_interpreter(host) or name != "structured"]
@@ -105,11 +112,12 @@ def _close(left: Any, right: Any) -> None:
 def test_counters_are_what_transformers_recomputes(
     host: EngineHost, prompts: list[list[int]], oracle: Oracle
 ) -> None:
+    prompts, greedy = asked(host, prompts)
     host.start(CHECKPOINT, speculative_config="lmtp", max_num_batched_tokens=64)
-    drafted = host.generate(prompts, GREEDY)
+    drafted = host.generate(prompts, greedy)
     expected = Counters.zero(6)
     for prompt, (tokens,) in zip(prompts, drafted["tokens"], strict=True):
-        output, counters = oracle.expect(prompt, GREEDY["max_tokens"])
+        output, counters = oracle.expect(prompt, greedy["max_tokens"])
         assert tokens == output
         expected += counters
     assert counted(drafted["counters"], 6, 2) == expected
@@ -138,17 +146,18 @@ def test_reduced_heads_draft_what_transformers_recomputes(
     host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path
 ) -> None:
     """int8 matrices and a draft vocabulary of what the model writes, less a tenth of it."""
-    written = [oracle.expect(prompt, 80)[0] for prompt in prompts]
+    prompts, greedy = asked(host, prompts)
+    written = [oracle.expect(prompt, greedy["max_tokens"])[0] for prompt in prompts]
     seen = sorted({token for tokens in written for token in tokens})
     keep = [token for place, token in enumerate(seen) if place % 10]
     folder = reduce(CHECKPOINT, tmp_path / "reduced", keep=keep, int8=True)
     reduced = Oracle(folder)
     host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
-    reply = host.generate(prompts, GREEDY)
+    reply = host.generate(prompts, greedy)
     expected = Counters.zero(6)
     for prompt, tokens, (output,) in zip(prompts, written, reply["tokens"], strict=True):
         assert output == tokens
-        expected += reduced.expect(prompt, GREEDY["max_tokens"])[1]
+        expected += reduced.expect(prompt, greedy["max_tokens"])[1]
     assert counted(reply["counters"], 6, 2) == expected
     assert expected.accepted_per_pos[0] > 0
 
@@ -157,15 +166,16 @@ def test_a_scorer_can_be_left_out(
     host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path
 ) -> None:
     """The shipped scorer is worth its place: without it the same heads are accepted less."""
+    prompts, greedy = asked(host, prompts)
     plain = Oracle(without_scorer(CHECKPOINT, tmp_path / "unscored"))
     host.start(CHECKPOINT, speculative_config={"method": "lmtp", "lmtp_scorer": "none"})
-    reply = host.generate(prompts, GREEDY)
+    reply = host.generate(prompts, greedy)
     expected, scored = Counters.zero(6), Counters.zero(6)
     for prompt, (tokens,) in zip(prompts, reply["tokens"], strict=True):
-        output, counters = plain.expect(prompt, GREEDY["max_tokens"])
+        output, counters = plain.expect(prompt, greedy["max_tokens"])
         assert tokens == output
         expected += counters
-        scored += oracle.expect(prompt, GREEDY["max_tokens"])[1]
+        scored += oracle.expect(prompt, greedy["max_tokens"])[1]
     assert counted(reply["counters"], 6, 2) == expected
     assert _length(scored) > 1.3 * _length(expected)
 
@@ -210,7 +220,8 @@ def counted_table(config: dict[str, Any], texts: list[list[int]]) -> Scoring:
 def test_scored_drafts_are_what_transformers_recomputes(
     host: EngineHost, prompts: list[list[int]], oracle: Oracle, tmp_path: Path, kind: str
 ) -> None:
-    written = [oracle.expect(prompt, GREEDY["max_tokens"])[0] for prompt in prompts]
+    prompts, greedy = asked(host, prompts)
+    written = [oracle.expect(prompt, greedy["max_tokens"])[0] for prompt in prompts]
     config = json.loads((CHECKPOINT / "config.json").read_text())
     folder = Path(shutil.copytree(CHECKPOINT, tmp_path / kind))
     scoring = {
@@ -221,12 +232,12 @@ def test_scored_drafts_are_what_transformers_recomputes(
     scored = Oracle(scoring.add_to(folder))
     plain = Oracle(without_scorer(CHECKPOINT, tmp_path / "unscored"))
     host.start(folder, speculative_config="lmtp", max_num_batched_tokens=64)
-    reply = host.generate(prompts, GREEDY)
+    reply = host.generate(prompts, greedy)
     expected, unscored = Counters.zero(6), Counters.zero(6)
     for prompt, tokens, (output,) in zip(prompts, written, reply["tokens"], strict=True):
         assert output == tokens
-        expected += scored.expect(prompt, GREEDY["max_tokens"])[1]
-        unscored += plain.expect(prompt, GREEDY["max_tokens"])[1]
+        expected += scored.expect(prompt, greedy["max_tokens"])[1]
+        unscored += plain.expect(prompt, greedy["max_tokens"])[1]
     assert counted(reply["counters"], 6, 2) == expected
     if kind == "table":
         assert sum(expected.accepted_per_pos) > sum(unscored.accepted_per_pos)

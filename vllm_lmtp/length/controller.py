@@ -58,7 +58,8 @@ WARM_DOUBT, WARM_TRIES = 0.1, 30.0
 """What knowledge of an earlier run counts: its variances as a share of those of guesses, and tries
 of each place at most."""
 EVERY = 4
-"""Steps learnt from after which the lengths of a size that is not young are weighed anew."""
+"""Once a size is not young, steps learnt from after which its lengths are weighed anew, and steps
+after which it is asked again whether to look."""
 LEARN_SECONDS = 0.02
 """Once a size is not young, steps as usual are learnt from no more often, so that the controller
 costs an engine of short steps no larger share than one of long ones."""
@@ -373,8 +374,10 @@ class Controller:
         return size.weighed[self.lengths.index(length)]
 
     def _worth_a_look(self, size: _Size) -> int | None:
-        gap = YOUNG_GAP if size.time.steps < YOUNG_STEPS else GAP
-        if self._look is not None or self._since_look <= gap:
+        young = size.time.steps < YOUNG_STEPS
+        if self._look is not None or self._since_look <= (YOUNG_GAP if young else GAP):
+            return None
+        if not young and self._since_look % EVERY:
             return None
         used = self._of(size, size.length)
         seen = size.plain_seen if size.length else self._last_draft

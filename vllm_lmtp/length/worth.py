@@ -33,6 +33,8 @@ NEW_TRIES, CONTRADICTS = 20.0, 3.5
 another text: from 0.1, two steps of eight requests or five of one."""
 STALE_TRIES = 8.0
 """What places further on still count for when the text changed before them."""
+SOME_SECONDS = 0.05
+"""How long steps without drafts go by before what is known fades: short steps need not each do it."""
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Worth:
         self.shown = [Share() for _ in range(places)]
         self.changes = 0
         self._aside = 0.0
+        self._expected: list[Expected] = []
 
     def observe(
         self,
@@ -124,6 +127,7 @@ class Worth:
             self._aside += seconds
             return
         self._catch_up()
+        self._expected = []
         right = shown = num_requests
         for place in range(len(self.accepted)):
             if place >= asked:
@@ -144,7 +148,13 @@ class Worth:
 
     def expectations(self) -> list[Expected]:
         """As `expected`, for every length from 0 on."""
-        self._catch_up()
+        if self._aside > SOME_SECONDS:
+            self._catch_up()
+        if not self._expected:
+            self._expected = self._expectations()
+        return self._expected
+
+    def _expectations(self) -> list[Expected]:
         found = [Expected(1.0, 0.0, 0.0, 0.0)]
         guess, verified_guess = self.first, self.first_shown
         right, shown, tokens, rows = 1.0, 1.0, 1.0, 0.0
@@ -173,6 +183,7 @@ class Worth:
 
     def remember(self, places: Sequence[tuple[float, float, float]], most_tries: float) -> None:
         """Begin from what another run learnt, which counts no more tries than so many."""
+        self._expected = []
         for place, (share, tries, shown) in enumerate(places):
             tries = min(tries, most_tries)
             self.accepted[place] = Share(tries, tries * share)
@@ -182,4 +193,4 @@ class Worth:
         if self._aside:
             for share in (*self.accepted, *self.shown):
                 share.fade(self._aside)
-            self._aside = 0.0
+            self._aside, self._expected = 0.0, []

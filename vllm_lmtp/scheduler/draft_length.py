@@ -77,7 +77,9 @@ class DraftLength:
             if self._pipelined:  # a batch waits for its turn by steps, whether these are empty
                 self._wanted.append(0)
             return
-        price = self.controller.price_of_row(num_requests)
+        price = None
+        if self._chosen or self._wanted[0]:  # else there is nothing to cut
+            price = self.controller.price_of_row(num_requests)
         setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price))
         self._wanted.append(self._chosen)
 
@@ -124,6 +126,8 @@ class DraftLength:
 
     def _reached(self, counts: list[int]) -> list[int]:
         """Of each place, how many drafts had it; the counts start anew."""
+        if not any(counts):
+            return [0] * self._places
         found = list(accumulate(reversed(counts[1:])))[::-1]
         counts[:] = [0] * len(counts)
         return found

@@ -15,7 +15,7 @@ SETTINGS = "settings.json"
 """Of a run that trains, in the folder of its work."""
 PLACES = ("model", "backbone", "teacher", "stage1", "dataset", "init")
 """Folders, which may have moved: their names count."""
-FREE = ("output", "threads")
+FREE = ("output", "threads", "report_to")
 """Fields that change nothing of what is made."""
 
 

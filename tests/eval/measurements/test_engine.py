@@ -257,6 +257,7 @@ def test_speed_of_methods_taking_turns(folder: Path) -> None:
     assert again.stderr.count("measured before") == 8
 
 
+@pytest.mark.slow
 def test_tuning_writes_a_configuration_that_serves(folder: Path) -> None:
     words = ("tune", "--streams", "1", "2", "--lengths", "1", "3", "--output", folder / "tuned")
     learnt = folder / "tuned" / "length.json"

@@ -13,6 +13,7 @@ from vllm_lmtp.training.distillation.answers import keep_answers
 from vllm_lmtp.training.distillation.prompts import (
     SELF_WRITTEN,
     Prompt,
+    begin_text,
     encode,
     end_of_turn,
     openings,
@@ -27,6 +28,7 @@ class Words:
     """A tokenizer of whole words, with a chat template of four marks."""
 
     bos_token_id = 7
+    eos_token_id = None
 
     def __init__(self, template: bool = True) -> None:
         self.template, self.ids = template, {}
@@ -113,6 +115,31 @@ def test_an_empty_users_turn_is_continued_until_the_turn_ends() -> None:
         openings(config, Words(template=False))
 
 
+def test_a_text_is_begun_from_nothing_and_gone_on_with() -> None:
+    words = Words()
+    config = SelfWritten(count=2, max_tokens=9, seed=0)
+    (row,) = openings(config, words)
+    assert row["tokens"] == begin_text(words) == [words.bos_token_id]
+    records = [{"text": t, "ended": False} for t in ("Once there was", "Once there was", "No")]
+    prompts, counts = written_prompts(records, whole=False)
+    assert prompts == [Prompt("Once there was", SELF_WRITTEN)]
+    assert (counts["unended"], counts["duplicates"], counts["short"]) == (0, 1, 1)
+
+
+def test_a_conversation_is_answered_at_the_users_last_turn(tmp_path: Path) -> None:
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    data = _data(tmp_path, [{"messages": messages}, {"prompt": "five"}])
+    found = read_prompts(PromptSet("set", "nobody/set", messages="messages"), data, seed=0)
+    assert found == [Prompt("three", "set", tuple(turns[:2])), Prompt("five", "set")]
+    words = Words()
+    turn = "<user> one <end> <assistant> two <end> <user> three <end> <assistant>"
+    assert encode(found[0], words, chat=True) == words.encode(turn, add_special_tokens=False)
+    data = _data(tmp_path, [{"messages": messages[1:2]}])
+    with pytest.raises(LMTPError, match="no turn of a user"):
+        read_prompts(PromptSet("set", "nobody/set", messages="messages"), data, seed=0)
+
+
 def test_what_the_model_asked_itself_is_sifted() -> None:
     texts = [
         "What is a cat?",
@@ -122,7 +149,7 @@ def test_what_the_model_asked_itself_is_sifted() -> None:
         "An unended question is",
     ]
     records = [{"text": t, "ended": not t.startswith("An unended")} for t in texts]
-    prompts, counts = written_prompts(records)
+    prompts, counts = written_prompts(records, whole=True)
     assert prompts == [Prompt("What is a cat?", SELF_WRITTEN)]
     assert counts == {"read": 5, "unended": 1, "loops": 1, "short": 1, "duplicates": 1, "kept": 1}
 
@@ -163,7 +190,11 @@ ANSWERS = {"temperatures": [1.0], "shards": 1, "texts_per_shard": 1, "max_tokens
     [
         ({}, "prompts"),
         ({"from_nothing": 2, "chat": True}, "from_nothing"),
-        ({"self_written": {"systems": [], "count": 1, "max_tokens": 1, "seed": 0}}, "systems"),
+        (
+            {"self_written": {"systems": ["x"], "count": 1, "max_tokens": 1, "seed": 0}},
+            "no systems",
+        ),
+        ({"chat": True, "self_written": {"count": 1, "max_tokens": 1, "seed": 0}}, "systems where"),
         ({"self_written": {"systems": ["x"], "count": 1, "max_tokens": 1}}, "self_written.seed"),
         ({"from_nothing": 1, "answers": {**ANSWERS, "prompts": "mine.jsonl"}}, "answers"),
         ({"prompts": [{"name": "a", "dataset": "b", "template": "c", "times": 0}]}, "times"),

@@ -18,7 +18,7 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("datasets")
 
-from tests.support import tiny_runs  # noqa: E402
+from tests.support.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.training.runs.run import run  # noqa: E402
 

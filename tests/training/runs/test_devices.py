@@ -17,7 +17,7 @@ pytest.importorskip("datasets")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from tests.support import tiny_runs  # noqa: E402
+from tests.support.training import tiny_runs  # noqa: E402
 from vllm_lmtp.training import devices  # noqa: E402
 from vllm_lmtp.training.runs.run import run  # noqa: E402
 

@@ -18,7 +18,7 @@ pytest.importorskip("datasets")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from tests.support import tiny_runs  # noqa: E402
+from tests.support.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.formats.checkpoint import read_checkpoint  # noqa: E402
 from vllm_lmtp.tools.folders.merge import merge  # noqa: E402

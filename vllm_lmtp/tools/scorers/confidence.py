@@ -20,6 +20,7 @@ from vllm_lmtp.tools.scorers.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.scorers.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.training.data.held_answers import check_answers, spread
 from vllm_lmtp.training.data.kept_rows import read_answers
+from vllm_lmtp.training.data.records import split_held_out
 from vllm_lmtp.training.distillation.distill import DATASET
 from vllm_lmtp.training.judging.observed_copies import observed_copies
 from vllm_lmtp.training.judging.observed_drafts import Observed, drafted, observe
@@ -89,14 +90,18 @@ class Calibration:
         ]
 
 
-def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calibration:
+def calibrate_confidence(
+    folder: Path, dataset: Path, most_tokens: int, held_out: int | None = None
+) -> Calibration:
     """Fit the confidence of a folder's scored drafts.
 
     Greedy answers alone are used where there are any: they are what a greedy draft is judged by.
     Lines are fitted to every other answer and measured on the rest.
 
     Args:
-        dataset: answers with kept rows, which the heads were not trained on. most_tokens: of them.
+        dataset: answers with kept rows. most_tokens: of them.
+        held_out: how many of them a training held out, which alone are used; None where the heads
+            were trained on none.
 
     Raises:
         LMTPError: no heads with a scorer, no kept rows, rows of another model, or too few answers.
@@ -113,6 +118,8 @@ def calibrate_confidence(folder: Path, dataset: Path, most_tokens: int) -> Calib
     config, _ = read_folder(folder)
     end = config.get("eos_token_id")
     answers = read_answers(dataset, end if isinstance(end, int) else -1)
+    if held_out is not None:
+        _, answers = split_held_out(answers, held_out)
     greedy = [answer for answer in answers if answer.temperature == 0]
     chosen = spread(greedy or answers, most_tokens)
     check_answers(checkpoint, dataset, chosen)

@@ -6,18 +6,15 @@ the same positions. Files stay on disk and are read as they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.training.data.rows import IGNORE
 from vllm_lmtp.training.distillation.sample import ROWS_SUFFIX
 
 
@@ -101,27 +98,6 @@ def load_rows(answer: Answer) -> Tensor:
     """The rows of an answer, [n, H], in the dtype in which the model computed them."""
     rows: Tensor = _open(answer.file).get_slice("rows")[answer.begin : answer.end]
     return rows
-
-
-def collate(answers: Sequence[Answer]) -> dict[str, Tensor]:
-    """A batch of answers, padded on the right.
-
-    Returns:
-        hidden [B, T, H] in the rows' dtype; labels int64 [B, T + 1], the token at each position of
-        `hidden` and one after, IGNORE at the prompt's last and at padding; tokens, the same
-        without gaps.
-    """
-    width = max(len(a.tokens) for a in answers)
-    rows = [load_rows(a) for a in answers]
-    hidden = rows[0].new_zeros(len(answers), width - 1, rows[0].shape[1])
-    tokens = torch.zeros(len(answers), width, dtype=torch.int64)
-    labels = torch.full_like(tokens, IGNORE)
-    for place, (answer, states) in enumerate(zip(answers, rows, strict=True)):
-        length = len(answer.tokens)
-        hidden[place, : length - 1] = states
-        tokens[place, :length] = torch.tensor(answer.tokens)
-        labels[place, 1:length] = tokens[place, 1:length]
-    return {"hidden": hidden, "labels": labels, "tokens": tokens}
 
 
 @cache

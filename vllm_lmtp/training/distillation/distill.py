@@ -141,11 +141,11 @@ def _self_written(
         max_tokens=config.max_tokens,
         seed=config.seed,
         prompts=str(asked),
-        stop_token_ids=(end_of_turn(tokenizer),),
+        stop_token_ids=(end_of_turn(tokenizer),) if config.systems else (),
         top_p=config.top_p,
     )
     sample_in_subprocess(model, folder, settings)
-    return written_prompts(list(read_records(shard_paths(folder))))
+    return written_prompts(list(read_records(shard_paths(folder))), whole=bool(config.systems))
 
 
 def _write_dataset(

@@ -24,10 +24,12 @@ _MARK = "\u0007user\u0007"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked. text: the user's words. source: the set it is from."""
+    """What the model is asked. text: the user's words, the last ones of a conversation. source: the
+    set it is from. before: the turns before those words, as (role, content)."""
 
     text: str
     source: str
+    before: tuple[tuple[str, str], ...] = ()
 
 
 def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Prompt]:
@@ -43,14 +45,17 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
     file = None if data is None else data / f"{prompt_set.name}.jsonl"
     where = str(file) if file is not None and file.is_file() else prompt_set.dataset
     rows = file_rows(file) if file is not None and file.is_file() else _hub_rows(prompt_set, data)
-    texts = []
+    found = []
     for number, row in enumerate(rows, 1):
         try:
             if prompt_set.number is not None:
                 value = int(row[prompt_set.number])
                 if not prompt_set.first <= value <= prompt_set.last:
                     continue
-            texts.append(prompt_set.template.format(**row).strip())
+            if prompt_set.messages is not None and prompt_set.messages in row:
+                found.append(_conversation(row[prompt_set.messages], prompt_set.name))
+            else:
+                found.append(Prompt(prompt_set.template.format(**row).strip(), prompt_set.name))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise refuse(
                 f"{where}:{number}",
@@ -60,9 +65,9 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
                 remedy=f"correct the template of {prompt_set.name}, or the data",
             ) from error
     if prompt_set.besides is not None:
-        drawn = set(_drawn(seed, len(texts), prompt_set.besides))
-        texts = [text for place, text in enumerate(texts) if place not in drawn]
-    if not texts:
+        drawn = set(_drawn(seed, len(found), prompt_set.besides))
+        found = [prompt for place, prompt in enumerate(found) if place not in drawn]
+    if not found:
         raise refuse(
             where,
             "rows",
@@ -71,8 +76,21 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
             remedy=f"check first, last, besides and split of {prompt_set.name}",
         )
     if prompt_set.limit is not None:
-        texts = [texts[place] for place in _drawn(seed, len(texts), prompt_set.limit)]
-    return [Prompt(text, prompt_set.name) for text in texts for _ in range(prompt_set.times)]
+        found = [found[place] for place in _drawn(seed, len(found), prompt_set.limit)]
+    return [prompt for prompt in found for _ in range(prompt_set.times)]
+
+
+def _conversation(messages: Any, source: str) -> Prompt:
+    """Up to the user's last turn; what the assistant said to it is for the model to say.
+
+    Raises:
+        KeyError, TypeError, ValueError: no such conversation.
+    """
+    turns = [(str(turn["role"]), str(turn["content"])) for turn in messages]
+    asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
+    if not asked:
+        raise ValueError("no turn of a user")
+    return Prompt(turns[asked[-1]][1].strip(), source, tuple(turns[: asked[-1]]))
 
 
 def _drawn(seed: int, rows: int, limit: int) -> list[int]:
@@ -82,11 +100,14 @@ def _drawn(seed: int, rows: int, limit: int) -> list[int]:
 
 
 def openings(config: SelfWritten, tokenizer: Any) -> list[dict[str, Any]]:
-    """An empty user's turn under each system message, in the form that `sample` reads.
+    """An empty user's turn under each system message, in the form that `sample` reads; without
+    any, the beginning of a text.
 
     Raises:
         LMTPError: the tokenizer has no chat template.
     """
+    if not config.systems:
+        return [{"prompt": "", "source": SELF_WRITTEN, "tokens": begin_text(tokenizer)}]
     return [
         {"prompt": system, "source": SELF_WRITTEN, "tokens": ids}
         for system in config.systems
@@ -99,8 +120,32 @@ def end_of_turn(tokenizer: Any) -> int:
     return int(_encode(tokenizer, _around_user(tokenizer, "")[1])[0])
 
 
-def written_prompts(records: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt], dict[str, int]]:
-    """Prompts out of what the model wrote in user's turns, and counts of those dropped."""
+def begin_text(tokenizer: Any) -> list[int]:
+    """The token that a text begins with: BOS, or where a model has none what ends the one before.
+
+    Raises:
+        LMTPError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return [int(token)]
+    raise refuse(
+        "tokenizer",
+        "bos_token, eos_token",
+        found="neither",
+        expected="a token that a text can begin with",
+        remedy="give prompts, and leave out texts that begin from nothing",
+    )
+
+
+def written_prompts(
+    records: Sequence[Mapping[str, Any]], whole: bool
+) -> tuple[list[Prompt], dict[str, int]]:
+    """Prompts out of what the model wrote, and counts of those dropped.
+
+    Args:
+        whole: whether they are user's turns, to be ended, or openings, to be gone on with.
+    """
     counts = {"read": len(records), "unended": 0, "loops": 0, "short": 0, "duplicates": 0}
     seen: set[str] = set()
     kept = []
@@ -108,7 +153,7 @@ def written_prompts(records: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt],
 
     for record in records:
         text = str(record["text"])
-        if not record["ended"]:
+        if whole and not record["ended"]:
             counts["unended"] += 1
         elif loops(text):
             counts["loops"] += 1
@@ -126,11 +171,12 @@ def written_prompts(records: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt],
 def encode(prompt: Prompt, tokenizer: Any, chat: bool) -> list[int]:
     """Token ids of a prompt, as a user's turn when `chat`, else as it stands."""
     if not prompt.text:
-        return [tokenizer.bos_token_id]
+        return begin_text(tokenizer)
     if not chat:
         return list(tokenizer.encode(prompt.text))
-    turn = [{"role": "user", "content": prompt.text}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    turns = [{"role": role, "content": content} for role, content in prompt.before]
+    turns.append({"role": "user", "content": prompt.text})
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return _encode(tokenizer, text)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.training.data.records import Row, pad_rows
-from vllm_lmtp.training.model.cross_entropy import cross_entropy
+from vllm_lmtp.training.model.chunked_loss import chunked_loss
 from vllm_lmtp.training.model.heads import LeapHeads
 from vllm_lmtp.training.model.loss import NEXT_TOKEN, pairs
 
@@ -82,9 +82,7 @@ def next_token_loss(model: Any, rows: Sequence[Row]) -> float:
     for row in rows:
         batch = pad_rows([row], 0)
         hidden = model.hidden_states(batch["input_ids"].to(model.lm_head.weight.device))
-        states, targets, _ = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
-        total += float(
-            cross_entropy([(states, model.lm_head.weight)], targets, model.logits_budget)
-        )
+        states, targets = pairs(hidden, batch["labels"].to(hidden.device), NEXT_TOKEN)
+        total += float(chunked_loss([(states, model.lm_head.weight)], targets, model.logits_budget))
         count += len(targets)
     return total / max(1, count)

@@ -63,7 +63,7 @@ class LeapModel(nn.Module):
         self.stride = stride
         self.head_weight = head_weight
         self.logits_budget = logits_budget
-        self.recent: dict[str, list[float]] = defaultdict(list)
+        self.recent: dict[str, list[Tensor]] = defaultdict(list)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Final-norm hidden states [B, T, H] of rows int64 [B, T], padded on the right."""
@@ -82,7 +82,7 @@ class LeapModel(nn.Module):
             self.logits_budget,
         )
         names = ["loss_next_token", *(f"loss_head_{i}" for i in range(len(self.heads)))]
-        for name, value in zip(names, parts.tolist(), strict=True):
+        for name, value in zip(names, parts.unbind(), strict=True):
             self.recent[name].append(value)
         return {"loss": loss}
 

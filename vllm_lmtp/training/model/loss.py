@@ -4,10 +4,6 @@ Head i at position t is trained on the token at t + 1 + k(i + 1) (arXiv 2505.175
 Stage 1 is the sum over the heads; stage 2 is the next-token loss of the backbone's own output
 matrix and a share of that sum. Gradients flow into the hidden states where they ask for them.
 
-With a draft vocabulary, tokens that it leaves out teach the heads nothing. With a Markov term, its
-logits are added to the head's, and the token before the predicted one is the true one. With a
-recurrent term the loss is over the places of drafts (places.py) instead of the heads.
-
 Where several processes train, every mean is over the tokens of all of them, so that it does not
 matter how the rows of a step are dealt out.
 """
@@ -21,34 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from vllm_lmtp.method.leap import LeapSchedule
-from vllm_lmtp.training.data.draft_vocab import DraftVocab
 from vllm_lmtp.training.data.rows import IGNORE
 from vllm_lmtp.training.devices import summed, world_size
-from vllm_lmtp.training.model.cross_entropy import cross_entropy
+from vllm_lmtp.training.model.chunked_loss import chunked_loss
 from vllm_lmtp.training.model.heads import LeapHeads
-from vllm_lmtp.training.model.markov import MarkovTerm
-from vllm_lmtp.training.model.places import places
-from vllm_lmtp.training.model.recurrent import RecurrentTerm
 
 NEXT_TOKEN = 1
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What heads may have beside themselves.
-
-    vocab: the draft vocabulary; None where it is the target's. term: what is added to the logits.
-    tokens: int64 [B, T'], which a term needs: the labels without a gap. decay: what each place of a
-    draft counts less than the one before it, for a recurrent term.
-    """
-
-    vocab: DraftVocab | None = None
-    term: MarkovTerm | None = None
-    tokens: Tensor | None = None
-    decay: float = 1.0
-
-
-NONE = Extras()
 
 
 def stage1_loss(
@@ -57,7 +31,6 @@ def stage1_loss(
     labels: Tensor,
     stride: int,
     logits_budget: int,
-    extras: Extras = NONE,
 ) -> tuple[Tensor, Tensor]:
     """Loss of all heads on one batch.
 
@@ -69,12 +42,10 @@ def stage1_loss(
 
     Returns:
         The loss, a float32 scalar (float64 for float64 hidden states), and the loss of each head
-        [n], or of each place with a recurrent term, detached. One without a target adds zero.
+        [n], detached. One without a target adds zero.
     """
-    parts = _parts(heads, hidden, labels, stride, extras)
-    losses = _mean_losses(parts, hidden, logits_budget)
-    counts = extras.decay ** torch.arange(len(losses), device=losses.device)
-    return (losses * counts).sum(), _shown(losses)
+    losses = _mean_losses(_parts(heads, hidden, labels, stride), hidden, logits_budget)
+    return losses.sum(), shown(losses)
 
 
 def stage2_loss(
@@ -85,7 +56,6 @@ def stage2_loss(
     stride: int,
     head_weight: float,
     logits_budget: int,
-    extras: Extras = NONE,
 ) -> tuple[Tensor, Tensor]:
     """The next-token loss plus `head_weight` times the stage-1 loss, on one batch.
 
@@ -95,83 +65,62 @@ def stage2_loss(
     Returns:
         The loss, and [1 + n] detached: the next-token loss and the loss of each head.
     """
-    rows, next_tokens, _ = pairs(hidden, labels, NEXT_TOKEN)
-    next_token = _Part([(rows, lm_head.weight)], next_tokens)
-    parts = [next_token, *_parts(heads, hidden, labels, stride, extras)]
+    next_token = _Part(lm_head.weight, *pairs(hidden, labels, NEXT_TOKEN))
+    parts = [next_token, *_parts(heads, hidden, labels, stride)]
     losses = _mean_losses(parts, hidden, logits_budget)
-    return losses[0] + head_weight * losses[1:].sum(), _shown(losses)
+    return losses[0] + head_weight * losses[1:].sum(), shown(losses)
 
 
-def pairs(
-    hidden: Tensor, labels: Tensor, offset: int, tokens: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(hidden: Tensor, labels: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     """The rows that have a label `offset` later, and these labels.
 
     Args:
         hidden: [B, T, H]. labels: int64 [B, T'], IGNORE where there is no token to learn.
-        tokens: int64 [B, T'], where the token before each label is wanted.
 
     Returns:
-        rows [N, H], labels [N] and the tokens before them [N], or [0] without `tokens`; N is 0
-        when every text is shorter than the offset.
+        rows [N, H] and labels [N]; N is 0 when every text is shorter than the offset.
     """
     ahead = labels[:, offset : offset + hidden.shape[1]]
     kept = ahead != IGNORE
-    rows = hidden[:, : ahead.shape[1]][kept]
-    if tokens is None:
-        return rows, ahead[kept], ahead.new_empty(0)
-    return rows, ahead[kept], tokens[:, offset - 1 : offset - 1 + ahead.shape[1]][kept]
+    return hidden[:, : ahead.shape[1]][kept], ahead[kept]
+
+
+def mean_of(sums: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
+    """Summed losses as means over the tokens of all training processes, [len(sums)].
+
+    Times the number of processes: their average, which is what the gradients of several processes
+    come to, is the true mean. A count of none gives zero.
+    """
+    losses = torch.stack(list(sums))
+    return losses * world_size() / summed(torch.stack(list(counts))).clamp(min=1).to(losses.dtype)
+
+
+def shown(losses: Tensor) -> Tensor:
+    """The losses of all processes, to be looked at."""
+    return summed(losses) / world_size()
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One mean of the loss: what `cross_entropy` takes."""
+    """One mean of the loss: matrix [V, H], rows [N, H] and labels int64 [N]."""
 
-    products: Sequence[tuple[Tensor, Tensor]]
+    matrix: Tensor
+    rows: Tensor
     labels: Tensor
 
 
-def _parts(
-    heads: LeapHeads, hidden: Tensor, labels: Tensor, stride: int, extras: Extras
-) -> list[_Part]:
-    """A part for each head, or for each place of a draft with a recurrent term."""
-    term = extras.term
-    if extras.vocab is not None:
-        labels = extras.vocab.to_labels(labels)
-    if isinstance(term, RecurrentTerm):
-        assert extras.tokens is not None
-        return [
-            _Part(
-                [(p.rows, heads[p.head].lm_head.weight), (p.state, term.output_of(p.head))],
-                p.labels,
-            )
-            for p in places(heads, term, stride, hidden, labels, extras.tokens)
-        ]
+def _parts(heads: LeapHeads, hidden: Tensor, labels: Tensor, stride: int) -> list[_Part]:
+    """A part for each head."""
     schedule, parts = LeapSchedule(len(heads), stride), []
     for i in range(len(heads)):
-        offset = schedule.offset_of_head(i)
-        rows, truth, previous = pairs(
-            hidden, labels, offset, None if term is None else extras.tokens
-        )
-        products = [(heads[i].trunk(rows), heads[i].lm_head.weight)]
-        if term is not None:
-            products.append((term.embedded(previous), term.output_of(i)))
-        parts.append(_Part(products, truth))
+        rows, truth = pairs(hidden, labels, schedule.offset_of_head(i))
+        parts.append(_Part(heads[i].lm_head.weight, heads[i].trunk(rows), truth))
     return parts
 
 
 def _mean_losses(parts: Sequence[_Part], hidden: Tensor, logits_budget: int) -> Tensor:
-    """The mean cross-entropy of each part, [len(parts)].
-
-    Means over the tokens of all training processes, times the number of processes: their average,
-    which is what the gradients of several processes come to, is the true mean.
-    """
-    counts = torch.tensor([len(part.labels) for part in parts], device=hidden.device)
+    """The mean cross-entropy of each part, [len(parts)]."""
+    counts = [torch.tensor(len(part.labels), device=hidden.device) for part in parts]
     wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
-    shares = world_size() / summed(counts).clamp(min=1).to(wide)
-    sums = [cross_entropy(part.products, part.labels, logits_budget) for part in parts]
-    return torch.stack([s.to(wide) for s in sums]) * shares
-
-
-def _shown(losses: Tensor) -> Tensor:
-    return summed(losses) / world_size()
+    sums = [chunked_loss([(p.rows, p.matrix)], p.labels, logits_budget).to(wide) for p in parts]
+    return mean_of(sums, counts)

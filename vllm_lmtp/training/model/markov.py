@@ -34,6 +34,14 @@ class MarkovTerm(nn.Module):
         """Embeddings [N, r] of int64 target tokens [N]."""
         return self.embed[self.known[previous]]
 
+    def begin(self, newest: Tensor) -> Tensor:
+        """The state [N, r] before the first token, from hidden states [N, H]: nothing is known."""
+        return newest.new_zeros(len(newest), self.embed.shape[1])
+
+    def read(self, state: Tensor, previous: Tensor) -> Tensor:
+        """The state [N, r] after int64 target tokens [N]: of those before the last none is kept."""
+        return self.embedded(previous)
+
     def output_of(self, head: int) -> Tensor:
         """The output matrix [D, r] of a head."""
         return self.output if self.output.dim() == 2 else self.output[head]

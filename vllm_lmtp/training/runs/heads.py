@@ -1,40 +1,40 @@
 """Stage 1 on kept rows: leap heads, and their term, without running the backbone again.
 
 The rows are those that vLLM fed to the LM head while the backbone answered (recorder.py), so that
-training costs the heads' own products alone, for any number of runs over the same answers.
+training costs the heads' own products alone, for any number of runs over the same answers. What is
+saved is the state with the most tokens a step on held-out answers.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.whole import whole_folder, write_json
-from vllm_lmtp.training.data.draft_vocab import DraftVocab, choose, count_tokens, coverage_of
-from vllm_lmtp.training.data.kept_rows import Answer, collate, read_answers
+from vllm_lmtp.training.data.draft_vocab import DraftVocab, count_tokens, coverage_of
+from vllm_lmtp.training.data.held_answers import spread
+from vllm_lmtp.training.data.kept_rows import Answer, read_answers
+from vllm_lmtp.training.data.positions import Positions, as_it_is
 from vllm_lmtp.training.data.records import split_held_out
-from vllm_lmtp.training.data.rows import IGNORE
 from vllm_lmtp.training.data.tokenizer import load_tokenizer
 from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
 from vllm_lmtp.training.judging.observed_drafts import acceptance
-from vllm_lmtp.training.judging.rows_accuracy import places_accuracy, rows_accuracy
-from vllm_lmtp.training.model.heads import LeapHeads
+from vllm_lmtp.training.judging.rows_accuracy import rows_accuracy
+from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
 from vllm_lmtp.training.model.heads_folder import write_heads
+from vllm_lmtp.training.model.heads_on_rows import HeadsOnRows
 from vllm_lmtp.training.model.layout import output_matrix
-from vllm_lmtp.training.model.loss import Extras, stage1_loss
-from vllm_lmtp.training.model.markov import MarkovTerm
-from vllm_lmtp.training.model.read_heads import TrainedHeads, read_trained
-from vllm_lmtp.training.model.recurrent import RecurrentTerm
+from vllm_lmtp.training.model.read_heads import read_trained
 from vllm_lmtp.training.resume import SETTINGS, must_be_as_begun
+from vllm_lmtp.training.runs.heads_start import starting_point
 from vllm_lmtp.training.runs.report import loss_picture, model_log
 from vllm_lmtp.training.runs.trainer import (
     PartsTrainer,
@@ -47,62 +47,54 @@ from vllm_lmtp.training.settings.heads import HeadsRun
 log = logging.getLogger(__name__)
 
 
-class HeadsOnRows(nn.Module):
-    """What the Trainer trains: heads and, where there is one, their term.
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step: the model, its batches, and answers to learn from and to hold
+    out, some of which tell how good a state is."""
 
-    matrix: [V, H], the backbone's output matrix, where its best tokens are learnt.
-    """
+    model: HeadsOnRows
+    positions: Positions
+    train: list[Answer]
+    held: list[Answer]
+    measured: HeldAnswers
 
-    def __init__(self, start: TrainedHeads, run: HeadsRun, matrix: Tensor | None = None) -> None:
-        super().__init__()
-        self.heads, self.term = start.heads, start.term
-        self.vocab, self.config_of_heads = start.vocab, run.heads
-        self.decay = run.recurrent.decay if run.recurrent else 1.0
-        self.register_buffer("matrix", matrix, persistent=False)
-        self.recent: dict[str, list[float]] = defaultdict(list)
-        for name, parameter in self.heads.named_parameters():
-            frozen = {"all": False, "blocks": "lm_head" in name, "term": True}[run.train]
-            parameter.requires_grad_(not frozen)
-
-    def forward(self, hidden: Tensor, labels: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """The stage-1 loss of a batch of `kept_rows.collate`."""
-        config = self.config_of_heads
-        if isinstance(self.matrix, Tensor):
-            labels = best_labels(hidden, labels, self.matrix, config.logits_budget)
-        loss, parts = stage1_loss(
-            self.heads,
-            hidden.to(self.heads[0].lm_head.weight.dtype),
-            labels,
-            config.skip_token,
-            config.logits_budget,
-            Extras(self.vocab, self.term, tokens, self.decay),
+    def optimizer(self, run: HeadsRun) -> torch.optim.Optimizer:
+        """A new one, for the run's rates."""
+        return torch.optim.AdamW(
+            self.model.parameter_groups(
+                run.optim.lr, 1.0 if run.term is None else run.term.lr_scale
+            ),
+            betas=(0.9, run.optim.beta2),
+            weight_decay=run.optim.weight_decay,
+            fused=True,
         )
-        part = "place" if isinstance(self.term, RecurrentTerm) else "head"
-        for index, value in enumerate(parts.tolist()):
-            self.recent[f"loss_{part}_{index}"].append(value)
-        return {"loss": loss}
 
-    def parameter_groups(self, lr: float, lr_scale: float) -> list[dict[str, Any]]:
-        """For the optimizer: the heads, and the term with its own learning rate."""
-        groups = [{"params": [p for p in self.heads.parameters() if p.requires_grad], "lr": lr}]
-        if self.term is not None:
-            groups.append({"params": list(self.term.parameters()), "lr": lr * lr_scale})
-        return [group for group in groups if group["params"]]
+    def lengths(self) -> dict[str, float]:
+        """Tokens a step of the state, for each temperature of the held-out answers, and on mean."""
+        found = self.measured.measure(self.model.trained())
+        means = {f"length_{t:g}": m["length"] for t, m in found.items()}
+        return means | {"length": sum(means.values()) / max(1, len(means))}
 
 
-@torch.no_grad()
-def best_labels(hidden: Tensor, labels: Tensor, matrix: Tensor, logits_budget: int) -> Tensor:
-    """Labels of a batch with the backbone's best token in place of the one that was written.
+def prepare(run: HeadsRun, device: str) -> Prepared:
+    """Read what a run learns from, and make what it starts with; the same for the same run.
 
-    Args:
-        hidden: [B, T, H]. labels: int64 [B, T + 1]; the row before a label predicts it.
-        matrix: [V, H], the backbone's output matrix, in the dtype to compute in.
+    Raises:
+        LMTPError: backbone, data set or heads to go on from do not fit together.
     """
-    rows = hidden.flatten(0, 1).to(matrix.dtype)
-    chunks = torch.split(rows, max(1, logits_budget // len(matrix)))
-    best = torch.cat([(chunk @ matrix.T).argmax(dim=1) for chunk in chunks])
-    by_place = torch.cat([labels[:, :1], best.view(hidden.shape[:2])], dim=1)
-    return torch.where(labels == IGNORE, IGNORE, by_place)
+    assert run.backbone is not None
+    torch.manual_seed(run.seed)
+    end = load_tokenizer(Path(run.backbone)).eos_token_id
+    train, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
+    train = train[: run.limit]
+    start = starting_point(run, train, held, end)
+    model = HeadsOnRows(start, run, _teacher(run, start.vocab))
+    schedule = model.loss.schedule
+    positions = Positions(
+        train, schedule.stride - 1, model.loss.rows_after, schedule.max_drafts, device
+    )
+    measured = HeldAnswers(spread(held, run.measured_tokens), schedule, device)
+    return Prepared(model, positions, train, held, measured)
 
 
 def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
@@ -114,27 +106,16 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     Raises:
         LMTPError: backbone, data set or heads to go on from do not fit together.
     """
-    assert run.backbone is not None
     started = time.time()
     torch.set_num_threads(run.threads)
-    torch.manual_seed(run.seed)
-    output = Path(run.output)
+    output, device = Path(run.output), "cuda" if torch.cuda.is_available() else "cpu"
     work = output / "work"
     must_be_as_begun(work / SETTINGS, run, begun=last_checkpoint(work) is not None)
-    end = load_tokenizer(Path(run.backbone)).eos_token_id
-    train, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
-    train = train[: run.limit]
-    start = _starting_point(run, train, held, end)
-    matrix = output_matrix(Path(run.backbone)) if run.learn == "best" else None
-    if matrix is not None and in_bfloat16(run.optim.bf16):
-        matrix = matrix.bfloat16()
-    model = HeadsOnRows(start, run, matrix)
-    log.info("%d answers, %d draft tokens", len(train), len(start.vocab))
-    scale = 1.0 if run.term is None else run.term.lr_scale
-    optimizer = torch.optim.AdamW(
-        model.parameter_groups(run.optim.lr, scale),
-        betas=(0.9, run.optim.beta2),
-        weight_decay=run.optim.weight_decay,
+    prepared = prepare(run, device)
+    model, positions = prepared.model, prepared.positions
+    train, held = prepared.train, prepared.held
+    log.info(
+        "%d answers, %d positions, %d draft tokens", len(train), len(positions), len(model.vocab)
     )
     trainer = PartsTrainer(
         model=model,
@@ -142,18 +123,23 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             run.optim,
             work,
             run.seed,
-            rows=len(train),
-            on_cpu=not torch.cuda.is_available(),
+            rows=len(positions),
+            on_cpu=device == "cpu",
+            measured="length",
+            report_to=run.report_to,
         ),
-        train_dataset=train,
-        data_collator=collate,
-        optimizers=(optimizer, None),
+        train_dataset=positions,
+        eval_dataset=positions,
+        data_collator=as_it_is,
+        optimizers=(prepared.optimizer(run), None),
+        measure=prepared.lengths,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     content = model_log(config_path, run)
     if not is_main():
         return content
     model = model.cpu()
+    steps = trainer.state.max_steps
     with whole_folder(output / "model") as folder:
         write_heads(
             folder,
@@ -165,12 +151,21 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             fields={"model_name": run.model_name},
             term_facts={
                 "train_tokens": sum(len(a.answer) for a in train),
-                "steps": run.optim.total_steps(len(train), world_size()),
+                "steps": steps,
                 "trained_with": "heads" if run.train == "all" else f"train: {run.train}",
                 "seed": run.seed,
             },
         )
-        content |= _results(run, folder, train, held) | {
+        content |= {
+            "own_text": {
+                "train_texts": len(train),
+                "train_tokens": sum(len(a.answer) for a in train),
+                "positions": len(positions),
+            },
+            "steps": steps,
+            "epochs": round(steps * run.optim.step_rows(world_size()) / len(positions), 2),
+            "best_step": trainer.state.best_global_step or steps,
+            **_held_out(folder, held),
             "seconds": round(time.time() - started),
             "history": loss_history(trainer.state.log_history),
         }
@@ -179,77 +174,20 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     return content
 
 
-def _starting_point(
-    run: HeadsRun, train: list[Answer], held: list[Answer], end: int
-) -> TrainedHeads:
-    """Heads that copy the backbone's output matrix, or those of `run.init`; and the term."""
+def _teacher(run: HeadsRun, vocab: DraftVocab) -> Tensor | None:
+    """The backbone's output matrix over the draft vocabulary, where the loss asks for it."""
     assert run.backbone is not None
-    if run.init is not None:
-        start = read_trained(Path(run.init))
-        found = (len(start.heads), start.stride)
-        if found != (run.heads.n_head, run.heads.skip_token):
-            raise refuse(
-                run.init,
-                "n_head, skip_token",
-                found=found,
-                expected=f"{run.heads.n_head}, {run.heads.skip_token}, as the training file states",
-                remedy="correct the file, or name other heads",
-            )
-    else:
-        matrix = output_matrix(Path(run.backbone))
-        vocab = _draft_vocab(run, len(matrix), train, held, end)
-        heads = LeapHeads(run.heads.n_head, matrix[vocab.target_ids])
-        start = TrainedHeads(heads, vocab, None, run.heads.skip_token)
-    term = _new_term(run, start)
-    return start if term is None else dataclasses.replace(start, term=term)
-
-
-def _new_term(run: HeadsRun, start: TrainedHeads) -> MarkovTerm | None:
-    """A term as the run wants it, unless `start` has one of its kind already."""
-    config = run.term
-    if config is None:
+    if not run.loss.soft and run.learn != "best":
         return None
-    n_head = None if config.shared else run.heads.n_head
-    if run.recurrent is None:
-        fitting = start.term is not None and not isinstance(start.term, RecurrentTerm)
-        return None if fitting else MarkovTerm(start.vocab, config.rank, n_head)
-    if isinstance(start.term, RecurrentTerm):
-        return None
-    term = RecurrentTerm(start.vocab, config.rank, n_head, start.heads[0].lm_head.in_features)
-    if start.term is not None and start.term.output.shape == term.output.shape:
-        term.load_state_dict(start.term.state_dict(), strict=False)
-    return term
+    matrix = output_matrix(Path(run.backbone))[vocab.target_ids]
+    return matrix.bfloat16() if in_bfloat16(run.optim.bf16) else matrix.float()
 
 
-def _draft_vocab(
-    run: HeadsRun, vocab_size: int, train: list[Answer], held: list[Answer], end: int
-) -> DraftVocab:
-    config = run.draft_vocab
-    if config is None:
-        return DraftVocab(torch.arange(vocab_size), vocab_size)
-    return choose(
-        count_tokens((a.answer for a in train), vocab_size),
-        count_tokens((a.answer for a in held), vocab_size),
-        size=config.size,
-        coverage=config.coverage,
-        always=[end],
-    )
-
-
-def _results(
-    run: HeadsRun, folder: Path, train: list[Answer], held: list[Answer]
-) -> dict[str, Any]:
+def _held_out(folder: Path, held: Sequence[Answer]) -> dict[str, Any]:
     """What the heads can do as they are saved, rounded."""
     saved = read_trained(folder)
-    steps = run.optim.total_steps(len(train), world_size())
     counts = count_tokens((a.answer for a in held), saved.vocab.vocab_size)
     return {
-        "own_text": {
-            "train_texts": len(train),
-            "train_tokens": sum(len(a.answer) for a in train),
-        },
-        "steps": steps,
-        "epochs": round(steps * run.optim.step_rows(world_size()) / len(train), 2),
         "draft_vocab": {
             "size": len(saved.vocab),
             "held_out_coverage": round(coverage_of(saved.vocab, counts), 4),
@@ -257,8 +195,7 @@ def _results(
         "held_out": {
             "texts": len(held),
             "tokens": sum(len(a.answer) for a in held),
-            "heads": rows_accuracy(saved, held),
-            **places_accuracy(saved, held),
+            **rows_accuracy(saved, held),
             "drafts": acceptance(read_checkpoint(folder), held),
         },
     }

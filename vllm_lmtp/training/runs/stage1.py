@@ -56,7 +56,7 @@ class HeadsOnFrozenBackbone(nn.Module):
         # In a tuple, so that it is no submodule: checkpoints of the run hold the heads alone.
         self._frozen = (backbone.requires_grad_(False).eval(),)
         self.config_of_heads = config
-        self.recent: dict[str, list[float]] = defaultdict(list)
+        self.recent: dict[str, list[Tensor]] = defaultdict(list)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeadsOnFrozenBackbone:
         self._frozen[0]._apply(fn)
@@ -71,7 +71,7 @@ class HeadsOnFrozenBackbone(nn.Module):
         loss, of_heads = stage1_loss(
             self.heads, hidden, labels, config.skip_token, config.logits_budget
         )
-        for index, value in enumerate(of_heads.tolist()):
+        for index, value in enumerate(of_heads.unbind()):
             self.recent[f"loss_head_{index}"].append(value)
         return {"loss": loss}
 

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+import torch
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from vllm_lmtp.training.devices import in_bfloat16, world_size
 from vllm_lmtp.training.settings.stages import OptimConfig
 
 
 def training_arguments(
-    optim: OptimConfig, work: Path, seed: int, *, rows: int, on_cpu: bool, **more: Any
+    optim: OptimConfig,
+    work: Path,
+    seed: int,
+    *,
+    rows: int,
+    on_cpu: bool,
+    measured: str | None = None,
+    report_to: Sequence[str] = (),
 ) -> TrainingArguments:
-    """Arguments for one run over `rows` rows; nothing is reported to an outside service."""
+    """Arguments for one run over `rows` rows.
+
+    Args:
+        measured: what is measured before each save; the state with the most of it is kept.
+        report_to: outside services, by transformers' names; none where left out.
+    """
+    best: dict[str, Any] = {}
+    if measured is not None:
+        best = {
+            "eval_strategy": "steps",
+            "eval_steps": optim.save_every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{measured}",
+            "greater_is_better": True,
+        }
     steps = optim.total_steps(rows, world_size())
     names = inspect.signature(TrainingArguments).parameters
     # transformers 5 reads a warmup below 1 as a share of the steps; before, that was warmup_ratio.
@@ -37,27 +66,62 @@ def training_arguments(
         save_total_limit=2,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        report_to=[],
+        report_to=list(report_to),
         disable_tqdm=True,
         use_cpu=on_cpu,
         # Every process uses every parameter (loss.py), and looking for unused ones costs time.
         ddp_find_unused_parameters=False,
+        # Looking for a loss that is no number would wait for the device at each step.
+        logging_nan_inf_filter=False,
         seed=seed,
         **{warmup: optim.warmup},
-        **more,
+        **best,
     )
 
 
 class PartsTrainer(Trainer):
-    """A Trainer that logs the parts of the loss, which its model notes by name in `recent`."""
+    """A Trainer that logs the parts of the loss, which its model notes by name in `recent`.
+
+    Args:
+        measure: what `training_arguments` has measured, by name; asked before each save.
+    """
+
+    def __init__(
+        self, *args: Any, measure: Callable[[], dict[str, float]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.control: TrainerControl
+        if measure is not None:
+            self.measure = measure
+            self.add_callback(_MeasuredAtEnd())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the mean of each part since the last log."""
         recent = self.model.recent
         if "loss" in logs:
-            logs |= {name: sum(v) / len(v) for name, v in recent.items() if v}
+            # On a device nothing is waited for before.
+            logs |= {name: float(torch.stack(v).mean()) for name, v in recent.items() if v}
             recent.clear()
         super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """What is measured, instead of a loss over the data set for evaluation."""
+        metrics = {f"eval_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _MeasuredAtEnd(TrainerCallback):
+    """The last state is a candidate, too, whatever its number."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -80,8 +144,8 @@ def loss_history(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
         {
             k: round(float(v), 6)
             for k, v in entry.items()
-            if k in ("step", "learning_rate") or "loss" in k
+            if k in ("step", "learning_rate") or "loss" in k or "length" in k
         }
         for entry in log_history
-        if "loss" in entry
+        if "loss" in entry or "eval_length" in entry
     ]

@@ -14,6 +14,8 @@ class PromptSet:
     name: of the set in counts and provenance, and the stem of its file, `<name>.jsonl`, in the
     folder given with `--data`. dataset, subset, split: its public id for `datasets`, used where
     that folder has no such file. template: the prompt, a `str.format` text over a row's fields.
+    messages: the field of rows that hold a conversation instead, as chat data has them: a list of
+    {"role", "content"}; the model answers the user's last turn.
     times: how often each prompt is answered. limit: rows drawn at random, or null for all.
     besides: leave out the rows that a run with this `limit` and the same seed drew, for prompts
     that heads did not learn from. number, first, last: keep only rows whose field `number` lies
@@ -22,7 +24,8 @@ class PromptSet:
 
     name: str
     dataset: str
-    template: str
+    template: str = "{prompt}"
+    messages: str | None = None
     subset: str | None = None
     split: str = "train"
     times: int = 1
@@ -48,25 +51,25 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class SelfWritten:
-    """Prompts that the model writes itself, by continuing an empty user turn of its chat template.
+    """Prompts that the model writes itself.
 
-    systems: system messages, one drawn after another, that set the subject. count: prompts asked
-    for; those that loop, repeat or never end are dropped and counted. max_tokens, temperature,
-    seed: how they are sampled.
+    systems: system messages, one drawn after another, that set the subject: under each the model
+    continues an empty user's turn of its chat template. Without any it begins texts from nothing,
+    of at most max_tokens, which are then gone on with as they stand. count: prompts asked for;
+    those that loop, repeat or, with systems, never end are dropped and counted. max_tokens,
+    temperature, seed: how they are sampled.
     """
 
-    systems: tuple[str, ...]
     count: int
     max_tokens: int
     seed: int
+    systems: tuple[str, ...] = ()
     temperature: float = 1.0
     top_p: float = 1.0
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
         wrong = {n: "at least 1" for n in ("count", "max_tokens") if getattr(self, n) < 1}
-        if not self.systems:
-            wrong["systems"] = "at least one system message"
         if self.temperature <= 0:
             wrong["temperature"] = "above 0, or every prompt is the same"
         if not 0 < self.top_p <= 1:
@@ -112,8 +115,12 @@ class DistillRun:
             wrong["from_nothing"] = "0 where chat is true: every text answers a user"
         if not self.prompts and self.self_written is None and not self.from_nothing:
             wrong["prompts"] = "at least one set of prompts, or self_written, or from_nothing"
-        if self.self_written is not None and not self.chat:
-            wrong["self_written"] = "none where chat is false: there is no user's turn to continue"
+        if self.self_written is not None and bool(self.self_written.systems) != self.chat:
+            wrong["self_written"] = (
+                "systems where chat is true, to write a user's turn under"
+                if self.chat
+                else "no systems where chat is false: there is no user's turn to continue"
+            )
         if self.answers.prompts is not None:
             wrong["answers"] = "no prompts of its own: they come from prompts and self_written"
         return wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_lmtp.training.settings.loss import CROSS_ENTROPY, LossConfig
 from vllm_lmtp.training.settings.stages import HeadsConfig, OptimConfig
 
 TRAINED = ("all", "blocks", "term")
@@ -31,34 +32,22 @@ class DraftVocabConfig:
 
 
 @dataclass(frozen=True)
-class MarkovConfig:
-    """A Markov term (markov.py). rank: r. shared: one output matrix for all heads. lr_scale: its
-    learning rate over the heads'.
+class TermConfig:
+    """A term (markov.py, recurrent.py). rank: r. shared: one output matrix for all heads. lr_scale:
+    its learning rate over the heads'. decay: what each place of a draft counts less than the one
+    before it: a place is worth nothing where one before it is wrong.
     """
 
     rank: int
     shared: bool = True
     lr_scale: float = 3.0
+    decay: float = 0.8
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
         wrong = {} if self.rank >= 1 else {"rank": "at least 1"}
         if self.lr_scale <= 0:
             wrong["lr_scale"] = "above 0"
-        return wrong
-
-
-@dataclass(frozen=True)
-class RecurrentConfig(MarkovConfig):
-    """A recurrent term (recurrent.py). decay: what each place of a draft counts less than the one
-    before it: a place is worth nothing where one before it is wrong.
-    """
-
-    decay: float = 0.8
-
-    def faults(self) -> dict[str, str]:
-        """Fields out of range and what they expect."""
-        wrong = super().faults()
         if not 0 < self.decay <= 1:
             wrong["decay"] = "above 0 and at most 1"
         return wrong
@@ -74,9 +63,13 @@ class HeadsRun:
     the other answers are used, or null for all. init: a heads folder to go on from, instead of
     the backbone's output matrix. markov, recurrent: a term to train; a recurrent one goes on from
     a Markov term of its size that `init` has. train: "all"; "blocks", all but the output matrices;
-    or "term", the term alone. learn: "written", the tokens of the answers, or "best", the token
-    that the backbone holds most likely at each of their positions, which is what a draft is judged
-    by. int8: store output matrices and term in int8.
+    or "term", the term alone. loss: what a place learns. learn: what its `ce` does, "written", the
+    tokens of the answers, or "best", the token that the backbone holds most likely at each of their
+    positions. int8: store output matrices and term in int8. measured_tokens: held-out tokens that a
+    state is judged by while it is trained. report_to: where transformers reports to, such as
+    tensorboard or wandb.
+
+    A row of `optim` is a position of an answer, drawn at random over all of them.
     """
 
     run: str
@@ -90,22 +83,29 @@ class HeadsRun:
     dataset: str
     backbone: str | None = None
     draft_vocab: DraftVocabConfig | None = None
-    markov: MarkovConfig | None = None
-    recurrent: RecurrentConfig | None = None
+    markov: TermConfig | None = None
+    recurrent: TermConfig | None = None
     init: str | None = None
     train: str = "all"
+    loss: LossConfig = CROSS_ENTROPY
     learn: str = "written"
     limit: int | None = None
     int8: bool = False
+    measured_tokens: int = 8192
+    report_to: tuple[str, ...] = ()
 
     @property
-    def term(self) -> MarkovConfig | None:
+    def term(self) -> TermConfig | None:
         """The term to train, of either kind."""
         return self.markov or self.recurrent
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
-        wrong = {n: "at least 1" for n in ("threads", "held_out") if getattr(self, n) < 1}
+        wrong = {
+            n: "at least 1"
+            for n in ("threads", "held_out", "measured_tokens")
+            if getattr(self, n) < 1
+        }
         if self.limit is not None and self.limit < 1:
             wrong["limit"] = "at least 1, or null"
         if self.train not in TRAINED:

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import save_file
 
+from tests.support.training.kept import save_kept
 from vllm_lmtp.formats.whole import whole_folder
 from vllm_lmtp.training.data.tokenizer import EOS_ID, train_tokenizer
 from vllm_lmtp.training.model.heads import LeapHeads
-from vllm_lmtp.training.model.layout import write_plain, write_stage1
+from vllm_lmtp.training.model.layout import load_backbone, write_plain, write_stage1
 from vllm_lmtp.training.runs.backbone import build_model
 from vllm_lmtp.training.settings.stages import HeadsConfig, ModelConfig
 
@@ -109,10 +111,45 @@ def stage2_file(folder: Path, **changes: Any) -> Path:
     return _write(folder, values, changes)
 
 
+def heads_file(folder: Path, **changes: Any) -> Path:
+    """The training file of a run on kept rows in `folder`, the answers distilled already."""
+    values = {
+        "run": "heads",
+        "model_name": "a/b",
+        "backbone": str(folder.parent / "backbone"),
+        "dataset": str(folder.parent / "kept"),
+        "output": str(folder),
+        "seed": 1,
+        "threads": 1,
+        "held_out": 6,
+        "heads": {"n_head": 2, "skip_token": 2},
+        "draft_vocab": {"size": 128},
+        "recurrent": {"rank": 8},
+        "loss": {"ce": 0.1, "kl_div": 0.9},
+        "optim": OPTIM | {"batch_rows": 32},
+    }
+    return _write(folder, values, changes)
+
+
+def save_kept_answers(folder: Path, backbone: Path, count: int = 30) -> Path:
+    """Texts as the backbone's answers, half of them greedy, with the rows that it has for them."""
+    model = load_backbone(backbone, torch.float32)
+    answers = texts(count)
+    with torch.no_grad():
+        rows = [model.model(torch.tensor([t])).last_hidden_state[0, 2:-1] for t in answers]
+    prompts_and_answers = [(t[:3], t[3:], False) for t in answers]
+    save_kept(folder, prompts_and_answers, HIDDEN, [0.0, 1.0] * (count // 2))
+    bounds = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    file = folder / "shard-000.rows.safetensors"
+    file.unlink()
+    save_file({"rows": torch.cat(rows), "bounds": bounds}, file)
+    return folder
+
+
 def _write(folder: Path, values: dict[str, Any], changes: dict[str, Any]) -> Path:
     """Write a training file beside `folder`; mappings in `changes` are merged, `...` removes."""
     for key, value in changes.items():
-        values[key] = values[key] | value if isinstance(value, dict) else value
+        values[key] = values.get(key, {}) | value if isinstance(value, dict) else value
     values["optim"] = {k: v for k, v in values["optim"].items() if v is not ...}
     path = folder.with_name(f"{folder.name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)

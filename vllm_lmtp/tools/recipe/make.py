@@ -1,0 +1,243 @@
+"""The stages of `vllm-lmtp heads`, each of which an interrupted run finds done or goes on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.checkpoint import read_config
+from vllm_lmtp.formats.files import fetch
+from vllm_lmtp.formats.whole import whole_folder, write_json
+from vllm_lmtp.method.leap import LeapSchedule
+from vllm_lmtp.tools.recipe import plan as shares
+from vllm_lmtp.tools.recipe.page import card, curves
+from vllm_lmtp.tools.recipe.plan import Plan
+from vllm_lmtp.tools.recipe.settings import (
+    HEADS,
+    POSITIONS,
+    STRIDE,
+    Subject,
+    answers_run,
+    heads_run,
+)
+from vllm_lmtp.tools.recipe.timing import seconds_a_shard, seconds_a_step, seconds_a_token
+from vllm_lmtp.tools.scorers.confidence import calibrate_confidence, write_calibration
+from vllm_lmtp.training.data.corpus import shard_paths
+from vllm_lmtp.training.data.kept_rows import read_answers
+from vllm_lmtp.training.data.records import split_held_out
+from vllm_lmtp.training.data.tokenizer import load_tokenizer
+from vllm_lmtp.training.distillation.distill import distill
+from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
+from vllm_lmtp.training.model.read_heads import read_trained
+from vllm_lmtp.training.runs.heads import prepare, train_heads
+from vllm_lmtp.training.settings.distill import PromptSet
+from vllm_lmtp.training.settings.heads import HeadsRun
+
+log = logging.getLogger(__name__)
+REPORT = "heads.json"
+PROBED_HELD, PROBED_TOKENS = 8, 512
+
+
+def make_heads(
+    model: str,
+    output: Path,
+    minutes: float,
+    prompts: Sequence[str] = (),
+    report_to: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Make heads for a model, in a folder that can be served.
+
+    What it works with lies beside the output, in `<output>.work`; it may be deleted afterwards.
+
+    Args:
+        model: folder or Hugging Face id of a causal language model. minutes: to take in all.
+        prompts: files of JSON lines with `prompt` or `messages`, or ids of such data sets.
+        report_to: where transformers reports training to.
+
+    Returns:
+        The report: what was made of what, and tokens a step on held-out answers.
+
+    Raises:
+        LMTPError: the model, a file of prompts or the output is at fault.
+    """
+    if (output / REPORT).is_file():
+        found: dict[str, Any] = json.loads((output / REPORT).read_text(encoding="utf-8"))
+        return found
+    if output.exists() and any(output.iterdir()):
+        raise refuse(
+            str(output),
+            "OUTPUT",
+            found="a folder that holds something else",
+            expected="one that is not there yet",
+            remedy="name another one",
+        )
+    subject = subject_of(model)
+    work = output.with_name(f"{output.name}.work")
+    given, data = given_sets(prompts, work)
+    asked = {"model": subject.folder.name, "minutes": minutes, "prompts": [s.name for s in given]}
+    plan = Plan(work / "plan.json", asked, 60 * minutes)
+    _answers(plan, subject, work, minutes, given, data)
+    run = _trained(plan, subject, work, output.name, report_to)
+    return _finish(plan, subject, work, output, run)
+
+
+def subject_of(model: str) -> Subject:
+    """A model and this machine.
+
+    Raises:
+        LMTPError: there is no such model, or it has no vocabulary.
+    """
+    folder = fetch(model)
+    config = read_config(folder)
+    config = config.get("text_config") or config
+    tokenizer = load_tokenizer(folder)
+    return Subject(
+        folder,
+        int(config["vocab_size"]),
+        int(config["hidden_size"]),
+        chat=bool(tokenizer.chat_template),
+        gpu=torch.cuda.is_available(),
+        cores=len(os.sched_getaffinity(0)),
+    )
+
+
+def given_sets(prompts: Sequence[str], work: Path) -> tuple[list[PromptSet], Path]:
+    """Prompts that a user gives, and the folder where copies of files lie, `<name>.jsonl`."""
+    data, found = work / "given", []
+    for number, words in enumerate(prompts):
+        file = Path(os.path.expanduser(words))
+        name = f"{number}-{file.stem}"
+        if file.is_file():
+            data.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, data / f"{name}.jsonl")
+        elif words.count("/") != 1 or words.startswith((".", "/", "~")):
+            raise refuse(
+                words,
+                "--prompts",
+                found="no such file",
+                expected='JSON lines with "prompt" or "messages", or a data set\'s id',
+                remedy="correct the path",
+            )
+        found.append(PromptSet(name=name, dataset=words, messages="messages"))
+    return found, data
+
+
+def _answers(
+    plan: Plan,
+    subject: Subject,
+    work: Path,
+    minutes: float,
+    given: Sequence[PromptSet],
+    data: Path,
+) -> None:
+    """The model's answers: a few shards that tell how long one takes, then the others."""
+    workers = subject.workers
+    few = answers_run(subject, work, minutes, given, shards=2 * workers)
+    answers = Path(few.output) / "answers"
+
+    def enough() -> int:
+        log.info("answers: a few, to see how long they take")
+        begun = plan.spent()
+        distill(few, Path("heads"), data)
+        first = shard_paths(answers)[: 2 * workers]
+        taken = seconds_a_shard(first, workers)
+        start = max(0.0, plan.spent() - begun - 2 * max(taken))
+        return shares.num_shards(plan.left(), start, taken, 2 * workers)
+
+    count = plan.decide("shards", enough)
+    log.info("answers: %d shards of %d", count, few.answers.texts_per_shard)
+    distill(
+        dataclasses.replace(few, answers=dataclasses.replace(few.answers, shards=count)),
+        Path("heads"),
+        data,
+    )
+
+
+def _trained(
+    plan: Plan, subject: Subject, work: Path, name: str, report_to: Sequence[str]
+) -> HeadsRun:
+    def settings(steps: int, held_out: int, measured_tokens: int) -> HeadsRun:
+        return heads_run(
+            subject,
+            work,
+            name,
+            steps=steps,
+            held_out=held_out,
+            measured_tokens=measured_tokens,
+            report_to=report_to,
+        )
+
+    def enough() -> dict[str, int]:
+        device = "cuda" if subject.gpu else "cpu"
+        probe = settings(1, PROBED_HELD, PROBED_TOKENS)
+        torch.set_num_threads(probe.threads)
+        prepared = prepare(probe, device)
+        answers = prepared.train + prepared.held
+        tokens = sum(len(answer.answer) for answer in answers)
+        step = seconds_a_step(probe, prepared, device)
+        token = seconds_a_token(prepared, device)
+        chosen = shares.training(plan.left(), step, token, tokens, POSITIONS)
+        held_out = max(4, round(chosen["held_tokens"] * len(answers) / tokens))
+        return chosen | {"held_out": min(held_out, len(answers) // 2)}
+
+    chosen = plan.decide("training", enough)
+    log.info("training: %d steps of %d positions", chosen["steps"], POSITIONS)
+    run = settings(chosen["steps"], chosen["held_out"], chosen["measured_tokens"])
+    if not (Path(run.output) / "model" / "config.json").is_file():
+        train_heads(run, Path("heads"))
+    return run
+
+
+def _finish(
+    plan: Plan, subject: Subject, work: Path, output: Path, run: HeadsRun
+) -> dict[str, Any]:
+    """Calibrate, judge, and put the folder together."""
+    log.info("calibrating and judging")
+    trained = Path(run.output) / "model"
+    calibration = calibrate_confidence(
+        trained, Path(run.dataset), plan.known["training"]["held_tokens"], run.held_out
+    )
+    calibrated = work / "calibrated"
+    write_calibration(trained, calibrated, calibration, overwrite=True)
+    report = {
+        "model": subject.folder.name,
+        "plan": plan.known,
+        "tokens_a_step": _judged(subject, run, calibrated),
+        "copying": calibration.copying.facts(),
+        "seconds": round(plan.spent()),
+    }
+    log_of_training = json.loads((trained / "training_log.json").read_text(encoding="utf-8"))
+    with whole_folder(output) as new:
+        shutil.copytree(calibrated, new, dirs_exist_ok=True)
+        write_json(new / "training_log.json", log_of_training)
+        write_json(new / REPORT, report)
+        curves(log_of_training["history"], new / "curves.png")
+        (new / "README.md").write_text(card(report, log_of_training), encoding="utf-8")
+    return report
+
+
+def _judged(subject: Subject, run: HeadsRun, folder: Path) -> dict[str, dict[str, float]]:
+    """Tokens a step on held-out answers of each temperature, with and without the term."""
+    end = load_tokenizer(subject.folder).eos_token_id
+    _, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
+    answers = HeldAnswers(held, LeapSchedule(HEADS, STRIDE))
+    whole = read_trained(folder)
+    alone = dataclasses.replace(whole, term=None)
+    with_term, without = answers.measure(whole), answers.measure(alone)
+    return {
+        f"{temperature:g}": {
+            "without a scorer": without[temperature]["length"],
+            "with the term": with_term[temperature]["length"],
+            "positions": with_term[temperature]["positions"],
+        }
+        for temperature in with_term
+    }

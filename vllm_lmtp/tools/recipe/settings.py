@@ -1,0 +1,146 @@
+"""How heads are made for a model of some size on some machine: what the training files would say.
+
+The numbers are those that won where they were compared (docs/distillation.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_lmtp.training.settings.distill import DistillRun, PromptSet, SelfWritten
+from vllm_lmtp.training.settings.heads import DraftVocabConfig, HeadsRun, TermConfig
+from vllm_lmtp.training.settings.loss import LossConfig
+from vllm_lmtp.training.settings.sample import SampleConfig
+from vllm_lmtp.training.settings.stages import HeadsConfig, OptimConfig
+
+SEED = 1
+HEADS, STRIDE, RANK = 3, 2, 256
+WHOLE_VOCABULARY, LEAST, MOST = 8192, 4096, 32768
+"""Up to the first all tokens are drafted; beyond, a quarter of them within the other two."""
+POSITIONS = 512
+LEARNING_RATE, WARMUP, BETA2 = 1e-3, 0.03, 0.95
+LOSS = LossConfig(ce=0.1, kl_div=0.9)
+TEMPERATURES = (0.0, 0.7, 1.0)
+ANSWER_TOKENS, OPENING_TOKENS, QUESTION_TOKENS, PROMPT_TOKENS = 256, 12, 192, 512
+INT8_FROM = 16 * 2**20
+"""Bytes of the heads in bfloat16 from which they are stored in int8."""
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "You answer questions about facts, people, places and dates.",
+    "You are a translator. The user gives a sentence and asks for its translation.",
+    "You summarize articles which the user pastes in full.",
+    "You answer a question from the passages that the user provides.",
+    "You are a math tutor. The user gives a word problem with numbers.",
+    "You are a programming assistant. The user asks for code or its explanation.",
+    "You are a writing assistant. The user asks for a story, an email, a poem or a speech.",
+    "You play any role the user asks for and reason about everyday situations.",
+    "You extract and classify information from texts that the user gives, as lists or JSON.",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and a machine. folder: of the model. vocab_size, hidden_size: its. chat: whether it
+    has a chat template. gpu: whether there is one. cores: of the CPU."""
+
+    folder: Path
+    vocab_size: int
+    hidden_size: int
+    chat: bool
+    gpu: bool
+    cores: int
+
+    @property
+    def workers(self) -> int:
+        """Engines that answer: on a CPU each has one core."""
+        return 1 if self.gpu else max(1, self.cores)
+
+    @property
+    def draft_vocabulary(self) -> int | None:
+        """Tokens that heads can name; None for all."""
+        if self.vocab_size <= WHOLE_VOCABULARY:
+            return None
+        return min(MOST, max(LEAST, self.vocab_size // 4))
+
+
+def answers_run(
+    subject: Subject, work: Path, minutes: float, given: Sequence[PromptSet], shards: int
+) -> DistillRun:
+    """The model's own answers to prompts of its own and to those given.
+
+    Args:
+        minutes: of the whole. shards: of answers.
+    """
+    share = round(minutes * (512 if subject.gpu else 32))
+    own = SelfWritten(
+        count=min(32768, max(256, share if subject.chat else 4 * share)),
+        max_tokens=QUESTION_TOKENS if subject.chat else OPENING_TOKENS,
+        seed=SEED,
+        systems=SYSTEMS if subject.chat else (),
+        top_p=0.95,
+    )
+    answers = SampleConfig(
+        temperatures=TEMPERATURES,
+        shards=shards,
+        texts_per_shard=256 if subject.gpu else 32,
+        max_tokens=ANSWER_TOKENS,
+        seed=1000 * SEED,
+        batch=256 if subject.gpu else 32,
+        kv_cache_gib=1,
+        workers=subject.workers,
+        keep_rows=True,
+    )
+    return DistillRun(
+        run="distill",
+        output=str(work / "answers"),
+        seed=SEED,
+        chat=subject.chat,
+        answers=answers,
+        prompts=tuple(given),
+        self_written=own,
+        model=str(subject.folder),
+        max_prompt_tokens=PROMPT_TOKENS,
+    )
+
+
+def heads_run(
+    subject: Subject,
+    work: Path,
+    name: str,
+    *,
+    steps: int,
+    held_out: int,
+    measured_tokens: int,
+    report_to: Sequence[str] = (),
+) -> HeadsRun:
+    """The training of heads and a recurrent term on these answers."""
+    size = subject.draft_vocabulary
+    width = (size or subject.vocab_size) * (HEADS * subject.hidden_size + 2 * RANK)
+    return HeadsRun(
+        run="heads",
+        model_name=name,
+        output=str(work / "heads"),
+        seed=SEED,
+        threads=subject.cores,
+        held_out=held_out,
+        heads=HeadsConfig(HEADS, STRIDE),
+        optim=OptimConfig(
+            lr=LEARNING_RATE,
+            warmup=WARMUP,
+            batch_rows=POSITIONS,
+            save_every=max(1, -(-steps // 10)),
+            steps=steps,
+            beta2=BETA2,
+            bf16=True,
+        ),
+        dataset=str(work / "answers" / "dataset"),
+        backbone=str(subject.folder),
+        draft_vocab=None if size is None else DraftVocabConfig(size=size),
+        recurrent=TermConfig(rank=RANK),
+        loss=LOSS,
+        int8=2 * width > INT8_FROM,
+        measured_tokens=measured_tokens,
+        report_to=tuple(report_to),
+    )

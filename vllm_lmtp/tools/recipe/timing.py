@@ -1,0 +1,57 @@
+"""How long things take here, as far as plans need to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from vllm_lmtp.training.runs.heads import Prepared
+from vllm_lmtp.training.settings.heads import HeadsRun
+
+WARM, TIMED = 3, 8
+
+
+def seconds_a_shard(shards: Sequence[Path], workers: int) -> list[float]:
+    """Of each worker, from the time between its first two shards.
+
+    Args:
+        shards: in the order of their numbers, at least two of each worker.
+    """
+    times = [shard.stat().st_mtime for shard in shards]
+    return [max(1e-3, abs(times[worker + workers] - times[worker])) for worker in range(workers)]
+
+
+def seconds_a_step(run: HeadsRun, prepared: Prepared, device: str) -> float:
+    """Of training, on a model that is thrown away afterwards."""
+    model = prepared.model.to(device).train()
+    optimizer = prepared.optimizer(run)
+    size = min(run.optim.batch_rows, len(prepared.positions))
+    taken = []
+    for _ in range(WARM + TIMED):
+        begun = time.perf_counter()
+        batch = prepared.positions.batch(torch.randint(len(prepared.positions), (size,)))
+        model(**batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run.optim.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        _wait(device)
+        taken.append(time.perf_counter() - begun)
+    return median(taken[WARM:])
+
+
+def seconds_a_token(prepared: Prepared, device: str) -> float:
+    """Of drafting after a held-out token."""
+    prepared.model.to(device)
+    begun = time.perf_counter()
+    prepared.lengths()
+    _wait(device)
+    return (time.perf_counter() - begun) / max(1, len(prepared.measured))
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
