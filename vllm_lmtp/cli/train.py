@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from vllm_lmtp.cli.shared.output import add_json_flag, print_json, stdout_to_stderr
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
             remedy="give one of the files in configs/train/",
         )
     with stdout_to_stderr():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         try:
             from vllm_lmtp.training.runs.run import run as train
         except ModuleNotFoundError as error:

@@ -34,7 +34,7 @@ another text: from 0.1, two steps of eight requests or five of one."""
 STALE_TRIES = 8.0
 """What places further on still count for when the text changed before them."""
 SOME_SECONDS = 0.05
-"""How long steps without drafts go by before what is known fades: short steps need not each do it."""
+"""How long steps without drafts go by before what is known fades: not each short one does it."""
 
 
 @dataclass

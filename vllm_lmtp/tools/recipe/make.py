@@ -29,7 +29,12 @@ from vllm_lmtp.tools.recipe.settings import (
     answers_run,
     heads_run,
 )
-from vllm_lmtp.tools.recipe.timing import seconds_a_shard, seconds_a_step, seconds_a_token
+from vllm_lmtp.tools.recipe.timing import (
+    seconds_a_shard,
+    seconds_a_step,
+    seconds_a_token,
+    seconds_to_start,
+)
 from vllm_lmtp.tools.scorers.confidence import calibrate_confidence, write_calibration
 from vllm_lmtp.training.data.corpus import shard_paths
 from vllm_lmtp.training.data.kept_rows import read_answers
@@ -146,11 +151,10 @@ def _answers(
 
     def enough() -> int:
         log.info("answers: a few, to see how long they take")
-        begun = plan.spent()
         distill(few, Path("heads"), data)
         first = shard_paths(answers)[: 2 * workers]
         taken = seconds_a_shard(first, workers)
-        start = max(0.0, plan.spent() - begun - 2 * max(taken))
+        start = seconds_to_start(work / "answers" / "prompts.jsonl", first, taken)
         return shares.num_shards(plan.left(), start, taken, 2 * workers)
 
     count = plan.decide("shards", enough)

@@ -23,9 +23,11 @@ POSITIONS = 512
 LEARNING_RATE, WARMUP, BETA2 = 1e-3, 0.03, 0.95
 LOSS = LossConfig(ce=0.1, kl_div=0.9)
 TEMPERATURES = (0.0, 0.7, 1.0)
-ANSWER_TOKENS, OPENING_TOKENS, QUESTION_TOKENS, PROMPT_TOKENS = 256, 12, 192, 512
+ANSWER_TOKENS, OPENING_TOKENS, QUESTION_TOKENS, PROMPT_TOKENS = 256, 24, 192, 512
 INT8_FROM = 16 * 2**20
 """Bytes of the heads in bfloat16 from which they are stored in int8."""
+COMPILED_FROM = 20.0
+"""Minutes from which compiling the model pays."""
 SYSTEMS = (
     "You are a helpful assistant.",
     "You answer questions about facts, people, places and dates.",
@@ -91,6 +93,7 @@ def answers_run(
         kv_cache_gib=1,
         workers=subject.workers,
         keep_rows=True,
+        eager=minutes < COMPILED_FROM,
     )
     return DistillRun(
         run="distill",

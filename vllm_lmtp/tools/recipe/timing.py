@@ -25,6 +25,16 @@ def seconds_a_shard(shards: Sequence[Path], workers: int) -> list[float]:
     return [max(1e-3, abs(times[worker + workers] - times[worker])) for worker in range(workers)]
 
 
+def seconds_to_start(prompts: Path, shards: Sequence[Path], taken: Sequence[float]) -> float:
+    """Of the engines, from the time the prompts were there to the first shard.
+
+    Args:
+        shards, taken: as `seconds_a_shard` took and gave them.
+    """
+    first = min(shard.stat().st_mtime for shard in shards)
+    return max(0.0, first - prompts.stat().st_mtime - min(taken))
+
+
 def seconds_a_step(run: HeadsRun, prepared: Prepared, device: str) -> float:
     """Of training, on a model that is thrown away afterwards."""
     model = prepared.model.to(device).train()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -18,6 +21,9 @@ from transformers import (
 
 from vllm_lmtp.training.devices import in_bfloat16, world_size
 from vllm_lmtp.training.settings.stages import OptimConfig
+
+log = logging.getLogger(__name__)
+SAY_SECONDS = 10.0
 
 
 def training_arguments(
@@ -91,6 +97,8 @@ class PartsTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.control: TrainerControl
+        self.remove_callback(PrinterCallback)  # its dictionaries tell nobody how long it takes
+        self.add_callback(_Progress())
         if measure is not None:
             self.measure = measure
             self.add_callback(_MeasuredAtEnd())
@@ -112,6 +120,40 @@ class PartsTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+
+class _Progress(TrainerCallback):
+    """Says how far it is and how long it will take."""
+
+    def __init__(self) -> None:
+        self._begun, self._first, self._said = 0.0, 0, 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
+        self._begun, self._first = time.monotonic(), state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        step, logs, now = state.global_step, logs or {}, time.monotonic()
+        if "eval_length" in logs:
+            log.info("step %d: %.3f tokens a step", step, logs["eval_length"])
+        elif "loss" in logs and now - self._said > SAY_SECONDS and step > self._first:
+            self._said = now
+            left = (now - self._begun) / (step - self._first) * (state.max_steps - step)
+            log.info(
+                "step %d of %d, loss %.3f, about %.1f min left",
+                step,
+                state.max_steps,
+                logs["loss"],
+                left / 60,
+            )
 
 
 class _MeasuredAtEnd(TrainerCallback):
