@@ -88,8 +88,12 @@ class Rig:
             torch.tensor([e.slot for e in batch] + [self.history.scratch_slot] * num_padded).long(),
         )
         got = None
+        one_each = all((event.kept, event.rejected) == (1, 0) for event in batch) and batch
         if drafts:
             got = self.history.advance(*arguments)
+        elif one_each and not num_padded:
+            start, slots = ([self.position[e.slot] for e in batch], [e.slot for e in batch])
+            self.history.defer_one_each(hidden.clone(), start, slots)
         else:
             self.history.defer(*arguments)
             arguments[0].fill_(-1)

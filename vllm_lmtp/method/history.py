@@ -18,6 +18,7 @@ Shapes: R requests in the batch, T rows of hidden states, H hidden size, S slots
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,16 @@ class History(nn.Module):
         """As `advance`, for a step that drafts nothing and so reads no rows."""
         self.advance(hidden, first, kept, start, slots)
 
+    def defer_one_each(
+        self, rows: torch.Tensor, start: Sequence[int], slots: Sequence[int]
+    ) -> None:
+        """As `defer`, for a step of one row a request, which takes no operation of a device.
+
+        Args:
+            rows: [R, H], kept by reference. start, slots: R of each, on the host.
+        """
+        self.advance(*one_each(rows, start, slots))
+
     def catch_up(self) -> None:
         """Do at once whatever `defer` left undone."""
 
@@ -131,3 +142,13 @@ class History(nn.Module):
         self.tail_len[slots] = torch.clamp(known, max=self.stride - 1)
         self.tail_end[slots] = start + kept - 1
         return Rows(states, known)
+
+
+def one_each(
+    rows: torch.Tensor, start: Sequence[int], slots: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """What `History.advance` takes, for a step of one row a request."""
+    device = rows.device
+    first = torch.arange(len(rows), device=device)
+    start_and_slots = torch.tensor([list(start), list(slots)], dtype=torch.int64).to(device)
+    return rows, first, torch.ones_like(first), start_and_slots[0], start_and_slots[1]

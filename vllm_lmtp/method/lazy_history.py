@@ -12,12 +12,13 @@ that its tail does not end where it goes on, and drafts cold: positions are chec
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from vllm_lmtp.method.history import History, Rows
+from vllm_lmtp.method.history import History, Rows, one_each
 
 MOST = 8
 """Steps kept. All requests that run are in nearly every step; pipeline stages take turns."""
@@ -35,13 +36,35 @@ class _Step:
     slots: torch.Tensor
     resets: list[int] = field(default_factory=list)
 
+    def arguments(self) -> tuple[torch.Tensor, ...]:
+        """Of `History.advance`."""
+        count, most, size = self.rows.shape
+        few = self.kept.clamp(max=most)
+        ends = most * torch.arange(1, count + 1, device=few.device)
+        rows = self.rows.reshape(-1, size)
+        return rows, ends - few, few, self.start + self.kept - few, self.slots
+
+
+@dataclass(frozen=True)
+class _OneEach:
+    """A step as `History.defer_one_each` was told of it; resets: as above."""
+
+    rows: torch.Tensor
+    start: Sequence[int]
+    slots: Sequence[int]
+    resets: list[int] = field(default_factory=list)
+
+    def arguments(self) -> tuple[torch.Tensor, ...]:
+        """Of `History.advance`."""
+        return one_each(self.rows, self.start, self.slots)
+
 
 class LazyHistory(History):
     """As `History`, which it equals wherever a draft looks."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._aside: deque[_Step] = deque()
+        self._aside: deque[_Step | _OneEach] = deque()
 
     def reset(self, slot: int) -> None:
         """As `History.reset`, after what was set aside before it."""
@@ -62,11 +85,15 @@ class LazyHistory(History):
         `hidden`, which runners write over."""
         if self.stride == 1:
             return
-        if len(self._aside) == MOST:
-            for slot in self._aside.popleft().resets:
-                super().reset(slot)
         newest = (first + kept).unsqueeze(1) - self.lags[:-1]  # one behind each lag from k - 2 on
-        self._aside.append(_Step(hidden[newest.clamp_(min=0)], kept, start, slots))
+        self._set_aside(_Step(hidden[newest.clamp_(min=0)], kept, start, slots))
+
+    def defer_one_each(
+        self, rows: torch.Tensor, start: Sequence[int], slots: Sequence[int]
+    ) -> None:
+        """As `History.defer_one_each`; all is kept by reference."""
+        if self.stride > 1:
+            self._set_aside(_OneEach(rows, start, slots))
 
     def advance(
         self,
@@ -84,10 +111,12 @@ class LazyHistory(History):
         """Join what was set aside. A graph of `advance` does not know of it, so call this first."""
         while self._aside:
             step = self._aside.popleft()
-            count, most, size = step.rows.shape
-            few = step.kept.clamp(max=most)
-            ends = most * torch.arange(1, count + 1, device=few.device)
-            rows = step.rows.reshape(-1, size)
-            super().advance(rows, ends - few, few, step.start + step.kept - few, step.slots)
+            super().advance(*step.arguments())
             for slot in step.resets:
                 super().reset(slot)
+
+    def _set_aside(self, step: _Step | _OneEach) -> None:
+        if len(self._aside) == MOST:
+            for slot in self._aside.popleft().resets:
+                super().reset(slot)
+        self._aside.append(step)

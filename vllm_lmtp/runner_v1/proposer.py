@@ -129,13 +129,22 @@ class LMTPProposer:
 
         Args:
             sampled_token_ids: the tokens each request emitted, none in the middle of a prompt.
-            hidden_states: [T, H], final-norm hidden states.
+            hidden_states: [T, H], final-norm hidden states; sample_hidden_states: those rows of it
+                that the LM head read.
 
         Returns:
             [R, m] int64, m the number of drafts that the scheduler wants this step; or lists of at
             most m, where drafts that are not confident enough lose their tail or none are wanted.
         """
         num_reqs = len(sampled_token_ids)
+        wanted = scheduler_output.num_spec_tokens_to_schedule
+        slots = self._assign_slots(scheduler_output)
+        if not wanted and scheduler_output.total_num_scheduled_tokens == num_reqs:
+            # Under load such steps come by the thousand, so they take no tensor operation. (A row
+            # of each request: these were gathered for the LM head, and nobody writes over them.)
+            start = self.runner.input_batch.num_computed_tokens_cpu[:num_reqs].tolist()
+            self.decoder.history.defer_one_each(sample_hidden_states, start, slots)
+            return [[] for _ in range(num_reqs)]
         bounds = common_attn_metadata.query_start_loc[: num_reqs + 1].long()
         first, length = bounds[:-1], bounds.diff()
         rejected = _rejected(sampled_token_ids, spec_decode_metadata)
@@ -144,9 +153,8 @@ class LMTPProposer:
             first,
             length - self._to_device(rejected) if any(rejected) else length,
             common_attn_metadata.seq_lens[:num_reqs].long() - length,
-            self._to_device(self._assign_slots(scheduler_output)),
+            self._to_device(slots),
         )
-        wanted = scheduler_output.num_spec_tokens_to_schedule
         if not wanted:
             self.decoder.history.defer(*step)
             return [[] for _ in range(num_reqs)]
