@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from vllm_lmtp.length.budget import Budget
-from vllm_lmtp.length.choices import asked_of_heads, in_order, num_drafts, spread_lengths
+from vllm_lmtp.length.choices import in_order, num_drafts, spread_lengths
 from vllm_lmtp.length.cost import StepTime
 from vllm_lmtp.length.filter import Sum
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
@@ -42,6 +42,8 @@ YOUNG_STEPS = 200
 YOUNG_GAP, GAP = 2, 10
 """Steps between looks at least: while a size is young, and later. So looks are at most one step in
 11 once a size is known."""
+COPIES_TURN = 4
+"""Looks at heads after which copies alone are looked at, where they may be better at all."""
 LOST = 8
 """Steps after which a look whose drafts were never verified is given up."""
 UNSEEN, UNSEEN_MOST, UNSEEN_GROWS = 0.3, 4.0, 1.5
@@ -101,7 +103,7 @@ class _Size:
     """What belongs to one size of batch."""
 
     def __init__(self, lengths: Sequence[int], most: int) -> None:
-        # What copies cost is their rows, and a curve of those there is anyway.
+        # The rows of copies cost what others do.
         lengths = [length for length in lengths if length >= 0]
         self.time = StepTime(lengths, most)
         self.length = 0
@@ -131,6 +133,7 @@ class Controller:
         self.steps = 0
         self._since_look = 0
         self._look: int | None = None
+        self._looks_at_heads = 0
         self._last_draft = 0.0
         self._patience = UNSEEN
 
@@ -181,8 +184,7 @@ class Controller:
             if usual and recent and size.time.steps >= YOUNG_STEPS:
                 return
             shifts = size.time.shifts
-            heads = asked_of_heads(step.wanted)
-            size.time.observe(seconds, step.num_requests, step.rows, heads, self.now)
+            size.time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
             if size.time.shifts != shifts:
                 self._patience, size.plain_seen = UNSEEN, 0.0
             self._settle(size, step)
@@ -265,8 +267,7 @@ class Controller:
 
     def _terms(self, time: StepTime, num_requests: int, worth: Expected, choice: int) -> Sum:
         """A step to come in which a choice is in use."""
-        heads = asked_of_heads(choice)
-        return time.expected_terms(num_requests, worth.rows, worth.drafting, heads)
+        return time.expected_terms(num_requests, worth.rows, worth.drafting, choice)
 
     def _changes(self) -> int:
         """How often the text was found changed."""
@@ -308,8 +309,7 @@ class Controller:
         part = 1.0
         if near is not None:
             requests, time = near.time.most, near.time
-            heads = asked_of_heads(step.wanted)
-            terms = time.terms(requests, step.rows / step.num_requests, heads)
+            terms = time.terms(requests, step.rows / step.num_requests, step.wanted)
             part = time.plain / time.seconds(terms)
         size.first.append(seconds * part)
         if len(size.first) < FIRST_STEPS:
@@ -404,7 +404,13 @@ class Controller:
             return None
         if unseen:
             self._patience = min(UNSEEN_MOST, self._patience * UNSEEN_GROWS)
-        return max(allowed, key=lambda pair: pair[0])[1].length
+        # The most promising one, which a length of heads may stay for long: copies get their turn.
+        copies = [pair for pair in allowed if pair[1].length < 0]
+        if self._looks_at_heads >= COPIES_TURN and copies:
+            allowed = copies
+        chosen = max(allowed, key=lambda pair: pair[0])[1].length
+        self._looks_at_heads = 0 if chosen < 0 else self._looks_at_heads + (chosen > 0)
+        return chosen
 
     def _settle(self, size: _Size, step: Step) -> None:
         """What a step cost that was not as the length in use has it."""
@@ -413,8 +419,8 @@ class Controller:
         time, used = size.time, self._of(size, size.length)
         worth = self._expected(size.length)
         as_used = time.seconds(self._terms(time, step.num_requests, worth, size.length))
-        heads, rows = asked_of_heads(step.wanted), step.rows / step.num_requests
-        took = time.seconds(time.terms(step.num_requests, rows, heads))
+        rows = step.rows / step.num_requests
+        took = time.seconds(time.terms(step.num_requests, rows, step.wanted))
         cost = took - as_used
         if step.asked != size.length:
             tokens = 1 + sum(step.accepted) / step.num_requests

@@ -1,6 +1,7 @@
 """How long a step takes for so many requests, rows and drafts: one model for each size of batch.
 
-    seconds = plain + more requests + (are drafts made) + (how many) + extra(rows a request)
+    seconds = plain + more requests + (are heads asked) + (how many drafts of them)
+              + (is only the text looked through) + extra(rows a request)
 
 `extra` is any curve through the lengths in use, linear between them: rows may be free up to some
 point and dear beyond it (a knee), and a kernel's tiles make steps of it. It starts from a line with
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vllm_lmtp.length.choices import asked_of_heads
 from vllm_lmtp.length.filter import FAR, Filter, Sum
 
 PLAIN_WANDERS = 0.03
@@ -35,16 +37,18 @@ SHIFTED = 4
 ROW_GUESS, TOTAL_GUESS = 0.03, 0.5
 """Guess of what a row costs before any was seen, as a share of the plain step: of one row, and of
 one more for every request. Too dear rather than too cheap: drafting must earn its way."""
-LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT = 0.3, 0.1, 0.4
+LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT, LOOKING_DOUBT = 0.3, 0.1, 0.4, 0.1
 """Standard errors of guesses as shares of the plain step: of a row more for every request, of the
-bend at each further row, of what drafting costs."""
+bend at each further row, of what drafting costs, and of what looking through the text does."""
+LOOKING_GUESS = 0.02
+"""What looking through the text costs before it was seen, as a share of the plain step."""
 SOME_SECONDS = 0.25
 """How often what wanders slowly is let wander; the plain step does at every step."""
 
-PLAIN, REQUESTS, DRAFTING, PER_DRAFT, EXTRA = range(5)
+PLAIN, REQUESTS, DRAFTING, PER_DRAFT, LOOKING, EXTRA = range(6)
 """Unknowns, all in seconds and at the most requests of the size: the plain step; what half the
-requests less would save, twice; drafting at all; the longest draft beyond that; and from EXTRA on
-what verifying drafts of each length above 0 costs."""
+requests less would save, twice; drafting by heads at all; the longest draft beyond that; looking
+for copies alone; and from EXTRA on what verifying drafts of each length above 0 costs."""
 
 
 class StepTime:
@@ -95,7 +99,7 @@ class StepTime:
             near: the model of the nearest size that has one; None for cautious guesses.
         """
         unit, longest = plain, self.lengths[-1]
-        mean = [plain, 0.3 * unit, 0.1 * unit, 0.1 * unit]
+        mean = [plain, 0.3 * unit, 0.1 * unit, 0.1 * unit, LOOKING_GUESS * unit]
         if near is None:
             row = min(ROW_GUESS, TOTAL_GUESS / self.most) * unit
             mean += [row * self.most * length for length in self.lengths[1:]]
@@ -110,6 +114,7 @@ class StepTime:
         spread[REQUESTS][REQUESTS] = (0.3 * unit) ** 2
         for i in (DRAFTING, PER_DRAFT):
             spread[i][i] = doubt * (DRAFTING_DOUBT * unit) ** 2
+        spread[LOOKING][LOOKING] = doubt * (LOOKING_DOUBT * unit) ** 2
         for i, a in enumerate(self.lengths[1:], EXTRA):
             for j, b in enumerate(self.lengths[1:], EXTRA):
                 line, bends = a * b * LINE_DOUBT**2, min(a, b) * BEND_DOUBT**2
@@ -143,7 +148,8 @@ class StepTime:
         return max(0.0, (self.extra(high) - self.extra(low)) / (high - low) / self.most)
 
     def learnt(self) -> list[float]:
-        """The unknowns, seconds: plain, requests, drafting, per draft, and extra of each length."""
+        """The unknowns, seconds: plain, requests, drafting, per draft, looking, and extra of each
+        length."""
         return list(self._known().mean)
 
     def remember(self, learnt: Sequence[float], noise: float, doubt: float) -> None:
@@ -160,9 +166,14 @@ class StepTime:
         return self._known().value(self._extra_terms(rows))
 
     def observe(
-        self, seconds: float, num_requests: int, rows: int, wanted: int, now: float
+        self,
+        seconds: float,
+        num_requests: int,
+        rows: int,
+        wanted: int,
+        now: float,
     ) -> None:
-        """Learn from one step, once there is a model."""
+        """Learn from one step, once there is a model; wanted: as chosen (choices.py)."""
         found = self._known()
         self._let_wander(found, now)
         self.steps += 1
@@ -215,6 +226,7 @@ class StepTime:
 
         Args:
             rows: of each request, expected. drafting: share of requests that have any.
+            wanted: as chosen.
         """
         some = 1 - (1 - min(1.0, drafting)) ** num_requests
         if not rows or some <= 0:
@@ -225,13 +237,15 @@ class StepTime:
         return terms
 
     def terms(self, num_requests: int, rows: float, wanted: int) -> Sum:
-        """The step as a sum of unknowns; rows: of each request."""
+        """The step as a sum of unknowns; rows: of each request. wanted: as chosen."""
         share = num_requests / self.most
         terms = [(PLAIN, 1.0)]
         if share != 1:
             terms.append((REQUESTS, share - 1))
-        if wanted:
-            terms += ((DRAFTING, 1.0), (PER_DRAFT, wanted / self.lengths[-1]))
+        if heads := asked_of_heads(wanted):
+            terms += ((DRAFTING, 1.0), (PER_DRAFT, heads / self.lengths[-1]))
+        elif wanted:
+            terms.append((LOOKING, 1.0))
         if rows:
             terms += ((i, weight * share) for i, weight in self._extra_terms(rows))
         return terms
@@ -273,6 +287,8 @@ class StepTime:
         for i in (REQUESTS, DRAFTING, PER_DRAFT):
             if spread[i][i] < (0.25 * DRAFTING_DOUBT * plain) ** 2:
                 spread[i][i] += some / 4
+        if spread[LOOKING][LOOKING] < (0.5 * LOOKING_DOUBT * plain) ** 2:
+            spread[LOOKING][LOOKING] += some / 4
         if spread[-1][-1] < self._most_doubt:
             self._add_extra_doubt(found, min(some, self._most_doubt))
 

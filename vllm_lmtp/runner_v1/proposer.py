@@ -102,6 +102,15 @@ class LMTPProposer:
         self.least_confidence = config.lmtp_min_confidence
         self.cuts_by_price = config.lmtp_cut_by_price
         self.draws = config.draft_sample_method == "probabilistic"
+        self._warm_up(shape[1])
+
+    def _warm_up(self, num_drafts: int) -> None:
+        """Draft once for nobody: the first draft pays for what later ones find prepared, and by its
+        time the length of all others would be judged."""
+        tails = self.decoder.history.tails
+        states = tails.new_zeros(1, self.decoder.schedule.stride, tails.shape[-1])
+        sampled = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.decoder.fill(states, sampled, num_drafts, self.drafter.choice(None, None))
 
     def set_least_confidence(self, least: float) -> None:
         """Cut drafts there from now on, whatever a row is worth; 0 keeps all of them.
