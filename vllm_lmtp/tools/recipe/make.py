@@ -187,6 +187,8 @@ def _trained(
         prepared = prepare(probe, device)
         answers = prepared.train + prepared.held
         tokens = sum(len(answer.answer) for answer in answers)
+        if not plan.left():
+            log.warning("the time is over before training: it will be short, and take longer")
         step = seconds_a_step(probe, prepared, device)
         token = seconds_a_token(prepared, device)
         chosen = shares.training(plan.left(), step, token, tokens, POSITIONS)

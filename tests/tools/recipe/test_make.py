@@ -1,0 +1,85 @@
+"""The whole command on the embedded checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
+
+from safetensors.torch import load_file
+
+import vllm_lmtp as package
+from tests.support.command import vllm_lmtp
+from vllm_lmtp.formats.checkpoint import read_checkpoint
+
+TINY = Path(package.__file__).parent / "checkpoints" / "tiny"
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_heads_in_one_go_and_again_where_interrupted(tmp_path: Path) -> None:
+    given = tmp_path / "mine.jsonl"
+    given.write_text('{"prompt": "Tom and Lily went to the"}\n')
+    words = ("heads", TINY, tmp_path / "out", "--minutes", "3", "--prompts", given, "--json")
+    done = vllm_lmtp(*words)
+    assert done.code == 0, done.stderr[-3000:]
+    report = done.value
+    assert report["plan"]["asked"]["prompts"] == ["0-mine"]
+    assert report["tokens_a_step"]["0"]["with the term"] > 1.5
+    found = read_checkpoint(tmp_path / "out")
+    assert (found.schedule.n_heads, found.schedule.stride) == (3, 2)
+    assert found.scorer is not None
+    assert found.scorer.kind == "recurrent"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "vllm serve tiny --speculative-config" in card
+    for name in ("curves.png", "training_log.json", "heads.json"):
+        assert (tmp_path / "out" / name).is_file()
+
+    # What lies there when it is killed in the middle of training: no heads, older checkpoints.
+    work = tmp_path / "out.work"
+    before = _weights(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(work / "calibrated")
+    shutil.rmtree(work / "heads" / "model")
+    checkpoints = sorted((work / "heads" / "work").glob("checkpoint-*"), key=_step)
+    for checkpoint in checkpoints[1:]:
+        shutil.rmtree(checkpoint)
+    again = vllm_lmtp(*words)
+    assert again.code == 0, again.stderr[-3000:]
+    after = _weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+    assert json.loads((work / "plan.json").read_text())["training"] == report["plan"]["training"]
+
+    # Asked once more it has nothing to do; asked for something else it refuses to go on.
+    assert vllm_lmtp(*words).value == again.value
+    shutil.rmtree(tmp_path / "out")
+    other = vllm_lmtp(*("heads", TINY, tmp_path / "out", "--minutes", "2"))
+    assert other.code == 2
+    assert "plan.json: minutes" in other.stderr
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def test_what_cannot_be_meant_is_refused_at_once(tmp_path: Path) -> None:
+    done = vllm_lmtp("heads", TINY, tmp_path / "out", "--prompts", tmp_path / "none.jsonl")
+    assert done.code == 2
+    assert "--prompts" in done.stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    done = vllm_lmtp("heads", TINY, tmp_path / "full")
+    assert done.code == 2
+    assert "OUTPUT" in done.stderr
