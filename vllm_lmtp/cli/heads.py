@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from vllm_lmtp.cli.shared.output import (
@@ -20,6 +22,7 @@ from vllm_lmtp.cli.shared.output import (
 from vllm_lmtp.errors import refuse
 
 MINUTES = 60.0
+NEEDED = ("torch", "transformers", "accelerate", "datasets", "matplotlib", "vllm")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,6 +59,36 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def check_packages(report_to: Sequence[str]) -> None:
+    """Refuse what would be missed after half of the time.
+
+    Raises:
+        LMTPError: a package is missing, or a service to report to is not known or not installed.
+    """
+    missing = [name for name in NEEDED if not find_spec(name)]
+    if missing:
+        raise refuse(
+            "Python environment",
+            "packages",
+            found=f"no {', '.join(missing)}",
+            expected="what making heads needs",
+            remedy="pip install 'vllm-lmtp[train]'",
+        )
+    if not report_to:
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    if wrong := [name for name in report_to if name not in there]:
+        raise refuse(
+            "--report-to",
+            "NAME",
+            found=", ".join(wrong),
+            expected=f"one of those installed: {', '.join(there) or 'none is'}",
+            remedy="install its package, or leave it out",
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Make them, then print what they reach.
 
@@ -64,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with stdout_to_stderr():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        check_packages(args.report_to)
         try:
             from vllm_lmtp.tools.recipe.make import make_heads
 

@@ -33,6 +33,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def own_device() -> str:
+    """Where this process trains: its own GPU, or the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def in_bfloat16(wanted: bool) -> bool:
     """Whether to compute in bfloat16 where that is wanted: not on an x86 CPU without instructions
     for it, where a product takes about six times as long as in float32.

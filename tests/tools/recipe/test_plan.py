@@ -9,6 +9,8 @@ import pytest
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.tools.recipe import plan
 from vllm_lmtp.tools.recipe.plan import Plan
+from vllm_lmtp.training.data.held_answers import spread
+from vllm_lmtp.training.data.kept_rows import Answer
 
 ASKED = {"model": "m", "minutes": 5.0}
 
@@ -74,3 +76,12 @@ def test_few_answers_are_not_gone_over_without_end() -> None:
     found = plan.training(10_000, 0.01, 1e-5, tokens=50_000, positions=500)
     assert found["steps"] == 1000  # ten times each position
     assert found["held_tokens"] == 10_000
+
+
+def test_a_little_of_held_out_answers_is_never_nothing() -> None:
+    """Else every state would be as good as the first one."""
+    answers = [Answer(Path("f"), 0, 9, tuple(range(10)), "s", 0.0) for _ in range(7)]
+    assert len(spread(answers, 1)) == 1
+    assert len(spread(answers, 1, least=2)) == 2
+    assert len(spread(answers, 10**9)) == 7
+    assert spread([], 5, least=2) == []

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from jinja2 import TemplateError
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_config
 from vllm_lmtp.formats.files import fetch
-from vllm_lmtp.formats.whole import whole_folder, write_json
+from vllm_lmtp.formats.whole import room_for, whole_folder, write_json
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.recipe import plan as shares
 from vllm_lmtp.tools.recipe.page import card, curves
@@ -40,6 +42,7 @@ from vllm_lmtp.training.data.corpus import shard_paths
 from vllm_lmtp.training.data.kept_rows import read_answers
 from vllm_lmtp.training.data.records import split_held_out
 from vllm_lmtp.training.data.tokenizer import load_tokenizer
+from vllm_lmtp.training.devices import own_device
 from vllm_lmtp.training.distillation.distill import distill
 from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
 from vllm_lmtp.training.model.read_heads import read_trained
@@ -74,45 +77,79 @@ def make_heads(
     Raises:
         LMTPError: the model, a file of prompts or the output is at fault.
     """
-    if (output / REPORT).is_file():
-        found: dict[str, Any] = json.loads((output / REPORT).read_text(encoding="utf-8"))
-        return found
-    if output.exists() and any(output.iterdir()):
-        raise refuse(
-            str(output),
-            "OUTPUT",
-            found="a folder that holds something else",
-            expected="one that is not there yet",
-            remedy="name another one",
-        )
+    output = Path(os.path.abspath(output))
     subject = subject_of(model)
     work = output.with_name(f"{output.name}.work")
     given, data = given_sets(prompts, work)
-    asked = {"model": subject.folder.name, "minutes": minutes, "prompts": [s.name for s in given]}
-    plan = Plan(work / "plan.json", asked, 60 * minutes)
-    _answers(plan, subject, work, minutes, given, data)
-    run = _trained(plan, subject, work, output.name, report_to)
-    return _finish(plan, subject, work, output, run)
+    asked = {"model": subject.name, "minutes": minutes, "prompts": [s.name for s in given]}
+    done = output / REPORT
+    if done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if found["plan"][shares.ASKED] == asked:
+            return found
+    if output.is_file() or (output.exists() and any(output.iterdir())):
+        raise refuse(
+            str(output),
+            "OUTPUT",
+            found="something else, or heads that were asked for otherwise",
+            expected="a folder that is not there yet",
+            remedy="name another one",
+        )
+    with room_for(output):
+        plan = Plan(work / "plan.json", asked, 60 * minutes)
+        _answers(plan, subject, work, minutes, given, data)
+        run = _trained(plan, subject, work, output.name, report_to)
+        return _finish(plan, subject, work, output, run)
 
 
 def subject_of(model: str) -> Subject:
     """A model and this machine.
 
     Raises:
-        LMTPError: there is no such model, or it has no vocabulary.
+        LMTPError: there is no such model, or it is no language model.
     """
     folder = fetch(model)
     config = read_config(folder)
     config = config.get("text_config") or config
+    sizes = [config.get(name) for name in ("vocab_size", "hidden_size")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise refuse(
+            str(folder / "config.json"),
+            "vocab_size, hidden_size",
+            found=sizes,
+            expected="two numbers, as a causal language model states them",
+            remedy="name a causal language model",
+        )
     tokenizer = load_tokenizer(folder)
+    chat, cores = bool(tokenizer.chat_template), len(os.sched_getaffinity(0))
+    gpu = torch.cuda.is_available()
     return Subject(
+        Path(model).name if Path(os.path.expanduser(model)).exists() else model,
         folder,
-        int(config["vocab_size"]),
-        int(config["hidden_size"]),
-        chat=bool(tokenizer.chat_template),
-        gpu=torch.cuda.is_available(),
-        cores=len(os.sched_getaffinity(0)),
+        int(sizes[0] or 0),
+        int(sizes[1] or 0),
+        int(config.get("max_position_embeddings") or 2**15),
+        chat=chat,
+        system=chat and _takes_system(tokenizer),
+        gpu=gpu,
+        cores=cores,
+        workers=1 if gpu else _engines(folder, cores),
     )
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello."}]
+    try:
+        return "Be kind." in tokenizer.apply_chat_template(turns, tokenize=False)
+    except (ValueError, TypeError, TemplateError):
+        return False
+
+
+def _engines(folder: Path, cores: int) -> int:
+    """As many as there are cores, each of which serves one, if so many models find room."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    # In float32 where the file is bfloat16; beside them the program and a cache.
+    return max(1, min(cores, int(psutil.virtual_memory().available / (2 * weights + 3 * 2**30))))
 
 
 def given_sets(prompts: Sequence[str], work: Path) -> tuple[list[PromptSet], Path]:
@@ -124,7 +161,11 @@ def given_sets(prompts: Sequence[str], work: Path) -> tuple[list[PromptSet], Pat
         if file.is_file():
             data.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, data / f"{name}.jsonl")
-        elif words.count("/") != 1 or words.startswith((".", "/", "~")):
+        elif (
+            words.count("/") != 1
+            or words.startswith((".", "/", "~"))
+            or words.endswith((".json", ".jsonl"))
+        ):
             raise refuse(
                 words,
                 "--prompts",
@@ -153,8 +194,9 @@ def _answers(
         log.info("answers: a few, to see how long they take")
         distill(few, Path("heads"), data)
         first = shard_paths(answers)[: 2 * workers]
-        taken = seconds_a_shard(first, workers)
-        start = seconds_to_start(work / "answers" / "prompts.jsonl", first, taken)
+        most = plan.spent()
+        taken = seconds_a_shard(first, workers, most)
+        start = seconds_to_start(work / "answers" / "prompts.jsonl", first, taken, most)
         return shares.num_shards(plan.left(), start, taken, 2 * workers)
 
     count = plan.decide("shards", enough)
@@ -181,7 +223,7 @@ def _trained(
         )
 
     def enough() -> dict[str, int]:
-        device = "cuda" if subject.gpu else "cpu"
+        device = own_device()
         probe = settings(1, PROBED_HELD, PROBED_TOKENS)
         torch.set_num_threads(probe.threads)
         prepared = prepare(probe, device)
@@ -215,7 +257,7 @@ def _finish(
     calibrated = work / "calibrated"
     write_calibration(trained, calibrated, calibration, overwrite=True)
     report = {
-        "model": subject.folder.name,
+        "model": subject.name,
         "plan": plan.known,
         "tokens_a_step": _judged(subject, run, calibrated),
         "copying": calibration.copying.facts(),

@@ -41,7 +41,8 @@ def card(report: Mapping[str, Any], log: Mapping[str, Any]) -> str:
         "## How they were made",
         "",
         f"    vllm-lmtp heads {report['model']} {config['model_name']} "
-        f"--minutes {plan['asked']['minutes']:g}",
+        f"--minutes {plan['asked']['minutes']:g}"
+        + (" --prompts ..." if plan["asked"]["prompts"] else ""),
         "",
         f"{text['train_texts']:,} answers of the model itself, {text['train_tokens']:,} tokens, at "
         f"temperatures 0, 0.7 and 1; {log['steps']:,} steps of {optim['batch_rows']} positions, "

@@ -44,20 +44,24 @@ SYSTEMS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and a machine. folder: of the model. vocab_size, hidden_size: its. chat: whether it
-    has a chat template. gpu: whether there is one. cores: of the CPU."""
+    """A model and a machine.
 
+    name: what the user calls the model. folder: of it. vocab_size, hidden_size, context: its; the
+    latter in tokens. chat: whether it has a chat template. system: whether that takes a system
+    message. gpu: whether there is one. cores: of the CPU. workers: engines that answer side by
+    side.
+    """
+
+    name: str
     folder: Path
     vocab_size: int
     hidden_size: int
+    context: int
     chat: bool
+    system: bool
     gpu: bool
     cores: int
-
-    @property
-    def workers(self) -> int:
-        """Engines that answer: on a CPU each has one core."""
-        return 1 if self.gpu else max(1, self.cores)
+    workers: int
 
     @property
     def draft_vocabulary(self) -> int | None:
@@ -75,19 +79,20 @@ def answers_run(
     Args:
         minutes: of the whole. shards: of answers.
     """
+    prompt_tokens = min(PROMPT_TOKENS, subject.context // 3)
     share = round(minutes * (512 if subject.gpu else 32))
     own = SelfWritten(
         count=min(32768, max(256, share if subject.chat else 4 * share)),
         max_tokens=QUESTION_TOKENS if subject.chat else OPENING_TOKENS,
         seed=SEED,
-        systems=SYSTEMS if subject.chat else (),
+        systems=() if not subject.chat else SYSTEMS if subject.system else ("",),
         top_p=0.95,
     )
     answers = SampleConfig(
         temperatures=TEMPERATURES,
         shards=shards,
         texts_per_shard=256 if subject.gpu else 32,
-        max_tokens=ANSWER_TOKENS,
+        max_tokens=min(ANSWER_TOKENS, subject.context - prompt_tokens),
         seed=1000 * SEED,
         batch=256 if subject.gpu else 32,
         kv_cache_gib=1,
@@ -104,7 +109,7 @@ def answers_run(
         prompts=tuple(given),
         self_written=own,
         model=str(subject.folder),
-        max_prompt_tokens=PROMPT_TOKENS,
+        max_prompt_tokens=prompt_tokens,
     )
 
 

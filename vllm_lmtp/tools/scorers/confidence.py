@@ -121,7 +121,7 @@ def calibrate_confidence(
     if held_out is not None:
         _, answers = split_held_out(answers, held_out)
     greedy = [answer for answer in answers if answer.temperature == 0]
-    chosen = spread(greedy or answers, most_tokens)
+    chosen = spread(greedy if len(greedy) > 1 else answers, most_tokens, least=2)
     check_answers(checkpoint, dataset, chosen)
     drafts = drafted(checkpoint, chosen)
     measured = drafts[1::2]

@@ -10,11 +10,16 @@ from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.training.data.kept_rows import Answer, load_rows
 
 
-def spread(answers: Sequence[Answer], most_tokens: int) -> list[Answer]:
-    """As many answers, spread evenly over all, as have this many tokens together."""
+def spread(answers: Sequence[Answer], most_tokens: int, least: int = 1) -> list[Answer]:
+    """As many answers, spread evenly over all, as have this many tokens together.
+
+    Args:
+        least: how many in any case, where there are so many.
+    """
     total = sum(len(answer.answer) for answer in answers)
     step = max(total / max(most_tokens, 1), 1.0)
-    count = int(len(answers) / step)
+    count = min(len(answers), max(least, int(len(answers) / step)))
+    step = min(step, len(answers) / max(1, count))
     return [answers[int(number * step)] for number in range(count)]
 
 

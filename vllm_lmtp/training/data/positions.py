@@ -33,7 +33,7 @@ class Positions(Dataset[Batch]):
     Args:
         before: rows before each position; it has so many in its answer.
         after: rows after it. places: of a draft.
-        device: where batches are made. Off the CPU all rows are held there.
+        device: where batches are made. Off the CPU the rows of these answers are held there.
     """
 
     def __init__(
@@ -65,10 +65,21 @@ class Positions(Dataset[Batch]):
         self._rows = [mapped_rows(file) for file in files]
         if torch.device(device).type != "cpu":
             # In one piece, so that a batch is a single gather.
-            sizes = column([len(rows) for rows in self._rows])
-            self._begin += (sizes.cumsum(0) - sizes)[self._file]
+            whole = torch.empty(
+                (sum(answer.end - answer.begin for answer in answers), self._rows[0].shape[1]),
+                dtype=self._rows[0].dtype,
+                device=device,
+            )
+            begin, begins = 0, []
+            for answer in answers:
+                kept = self._rows[number[answer.file]][answer.begin : answer.end]
+                end = begin + len(kept)
+                whole[begin:end] = kept
+                begins.append(begin)
+                begin = end
+            self._begin = column(begins)
             self._file.zero_()
-            self._rows = [torch.cat([rows.to(device) for rows in self._rows])]
+            self._rows = [whole]
 
     def __len__(self) -> int:
         return len(self._answer)

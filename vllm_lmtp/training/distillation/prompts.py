@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.whole import numbered_lines
 from vllm_lmtp.training.settings.distill import PromptSet, SelfWritten
@@ -61,7 +63,8 @@ def read_prompts(prompt_set: PromptSet, data: Path | None, seed: int) -> list[Pr
                 f"{where}:{number}",
                 "row",
                 found=f"{sorted(row)} ({type(error).__name__}: {error})",
-                expected=f"the fields of the template {prompt_set.template!r}",
+                expected=f"the fields of the template {prompt_set.template!r}"
+                + (f", or turns of text in {prompt_set.messages}" if prompt_set.messages else ""),
                 remedy=f"correct the template of {prompt_set.name}, or the data",
             ) from error
     if prompt_set.besides is not None:
@@ -86,7 +89,9 @@ def _conversation(messages: Any, source: str) -> Prompt:
     Raises:
         KeyError, TypeError, ValueError: no such conversation.
     """
-    turns = [(str(turn["role"]), str(turn["content"])) for turn in messages]
+    turns = [(turn["role"], turn["content"]) for turn in messages]
+    if not all(isinstance(word, str) for turn in turns for word in turn):
+        raise TypeError("a role or content that is no text")
     asked = [place for place, (role, _) in enumerate(turns) if role == "user"]
     if not asked:
         raise ValueError("no turn of a user")
@@ -176,7 +181,16 @@ def encode(prompt: Prompt, tokenizer: Any, chat: bool) -> list[int]:
         return list(tokenizer.encode(prompt.text))
     turns = [{"role": role, "content": content} for role, content in prompt.before]
     turns.append({"role": "user", "content": prompt.text})
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (ValueError, TypeError, TemplateError) as error:
+        raise refuse(
+            f"a prompt of {prompt.source}",
+            "messages",
+            found=f"roles {', '.join(turn['role'] for turn in turns)} ({error})",
+            expected="turns that the model's chat template takes",
+            remedy="leave such conversations out",
+        ) from error
     return _encode(tokenizer, text)
 
 
@@ -192,7 +206,7 @@ def _around_user(tokenizer: Any, system: str) -> tuple[str, str]:
         turns.insert(0, {"role": "system", "content": system})
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, TemplateError) as error:
         raise refuse(
             "tokenizer",
             "chat_template",

@@ -25,7 +25,7 @@ from vllm_lmtp.training.data.kept_rows import Answer, read_answers
 from vllm_lmtp.training.data.positions import Positions, as_it_is
 from vllm_lmtp.training.data.records import split_held_out
 from vllm_lmtp.training.data.tokenizer import load_tokenizer
-from vllm_lmtp.training.devices import in_bfloat16, is_main, world_size
+from vllm_lmtp.training.devices import in_bfloat16, is_main, own_device, world_size
 from vllm_lmtp.training.judging.observed_drafts import acceptance
 from vllm_lmtp.training.judging.rows_accuracy import rows_accuracy
 from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
@@ -108,7 +108,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     """
     started = time.time()
     torch.set_num_threads(run.threads)
-    output, device = Path(run.output), "cuda" if torch.cuda.is_available() else "cpu"
+    output, device = Path(run.output), own_device()
     work = output / "work"
     must_be_as_begun(work / SETTINGS, run, begun=last_checkpoint(work) is not None)
     prepared = prepare(run, device)

@@ -55,7 +55,7 @@ def training_arguments(
     names = inspect.signature(TrainingArguments).parameters
     # transformers 5 reads a warmup below 1 as a share of the steps; before, that was warmup_ratio.
     warmup = "warmup_ratio" if "warmup_ratio" in names else "warmup_steps"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=optim.batch_rows,
@@ -80,9 +80,15 @@ def training_arguments(
         # Looking for a loss that is no number would wait for the device at each step.
         logging_nan_inf_filter=False,
         seed=seed,
+        # No buffer ever changes.
+        ddp_broadcast_buffers=False,
         **{warmup: optim.warmup},
         **best,
     )
+    # One process trains on one device: several threads would share what a model notes. Several
+    # devices are for `accelerate launch`.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 class PartsTrainer(Trainer):
