@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from vllm_lmtp.cli.shared.output import (
@@ -19,10 +17,8 @@ from vllm_lmtp.cli.shared.output import (
     print_table,
     stdout_to_stderr,
 )
-from vllm_lmtp.errors import refuse
 
 MINUTES = 60.0
-NEEDED = ("torch", "transformers", "accelerate", "datasets", "matplotlib", "vllm")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,57 +55,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def check_packages(report_to: Sequence[str]) -> None:
-    """Refuse what would be missed after half of the time.
-
-    Raises:
-        LMTPError: a package is missing, or a service to report to is not known or not installed.
-    """
-    missing = [name for name in NEEDED if not find_spec(name)]
-    if missing:
-        raise refuse(
-            "Python environment",
-            "packages",
-            found=f"no {', '.join(missing)}",
-            expected="what making heads needs",
-            remedy="pip install 'vllm-lmtp[train]'",
-        )
-    if not report_to:
-        return
-    from transformers.integrations import get_available_reporting_integrations
-
-    there = get_available_reporting_integrations()
-    if wrong := [name for name in report_to if name not in there]:
-        raise refuse(
-            "--report-to",
-            "NAME",
-            found=", ".join(wrong),
-            expected=f"one of those installed: {', '.join(there) or 'none is'}",
-            remedy="install its package, or leave it out",
-        )
-
-
 def run(args: argparse.Namespace) -> int:
     """Make them, then print what they reach.
 
     Raises:
         LMTPError: the model, a file of prompts or the output is at fault, or a package is missing.
     """
+    from vllm_lmtp.training.packages import TRAINING, check_installed, check_reporting
+
     with stdout_to_stderr():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        check_packages(args.report_to)
-        try:
-            from vllm_lmtp.tools.recipe.make import make_heads
+        check_installed(*TRAINING, "datasets", "vllm")
+        check_reporting(args.report_to)
+        from vllm_lmtp.tools.recipe.make import make_heads
 
-            report = make_heads(args.model, args.output, args.minutes, args.prompts, args.report_to)
-        except ModuleNotFoundError as error:
-            raise refuse(
-                "Python environment",
-                "packages",
-                found=f"no module {error.name!r}",
-                expected="what training needs",
-                remedy="pip install 'vllm-lmtp[train]'",
-            ) from error
+        report = make_heads(args.model, args.output, args.minutes, args.prompts, args.report_to)
     if args.json:
         print_json(report)
         return 0

@@ -88,5 +88,5 @@ def test_what_cannot_be_meant_is_refused_at_once(tmp_path: Path) -> None:
 def test_what_would_be_missed_later_is_asked_for_first(tmp_path: Path) -> None:
     done = vllm_lmtp("heads", TINY, tmp_path / "out", "--report-to", "nowhere")
     assert done.code == 2
-    assert "--report-to" in done.stderr
+    assert "report_to" in done.stderr
     assert not (tmp_path / "out.work").exists()

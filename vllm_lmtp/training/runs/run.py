@@ -10,6 +10,7 @@ from typing import Any
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.whole import room_for
 from vllm_lmtp.training.devices import world_size
+from vllm_lmtp.training.packages import TRAINING, check_installed, check_reporting
 from vllm_lmtp.training.settings.distill import DistillRun
 from vllm_lmtp.training.settings.heads import HeadsRun
 from vllm_lmtp.training.settings.read_run import read_run
@@ -43,7 +44,7 @@ def run(
     config = read_run(path)
     if output is not None:
         config = dataclasses.replace(config, output=output)
-    _check_packages(config)
+    check_installed(*TRAINING, *(("peft",) if isinstance(config, Stage2Run) else ()))
     if isinstance(config, DistillRun):
         raise refuse(
             str(path),
@@ -58,6 +59,7 @@ def run(
         if isinstance(config, Stage1Run):
             return _stage1(dataclasses.replace(config, backbone=teacher or config.backbone), path)
         if isinstance(config, HeadsRun):
+            check_reporting(config.report_to)
             config = dataclasses.replace(
                 config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
             )
@@ -134,20 +136,3 @@ def _folder(model: str, field: str, path: Path) -> Path:
             remedy="correct the path; relative paths are taken from the current directory",
         )
     return folder
-
-
-def _check_packages(config: Any) -> None:
-    from importlib.util import find_spec
-
-    names = ["torch", "transformers", "accelerate", "matplotlib"]
-    if isinstance(config, Stage2Run):
-        names.append("peft")
-    missing = [name for name in names if not find_spec(name)]
-    if missing:
-        raise refuse(
-            "Python environment",
-            "packages",
-            found=f"no {', '.join(missing)}",
-            expected="what training needs",
-            remedy="pip install 'vllm-lmtp[train]'",
-        )
