@@ -21,7 +21,7 @@ from vllm_lmtp.formats.files import fetch
 from vllm_lmtp.formats.whole import room_for, whole_folder, write_json
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.recipe import plan as shares
-from vllm_lmtp.tools.recipe.page import card, curves
+from vllm_lmtp.tools.recipe.page import card, command, curves
 from vllm_lmtp.tools.recipe.plan import Plan
 from vllm_lmtp.tools.recipe.settings import (
     HEADS,
@@ -264,6 +264,7 @@ def _finish(
         "seconds": round(plan.spent()),
     }
     log_of_training = json.loads((trained / "training_log.json").read_text(encoding="utf-8"))
+    log_of_training["command"] = command(plan.known[shares.ASKED], output.name)
     with whole_folder(output) as new:
         shutil.copytree(calibrated, new, dirs_exist_ok=True)
         write_json(new / "training_log.json", log_of_training)

@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 
+def command(asked: Mapping[str, Any], name: str) -> str:
+    """What was asked for, as it is typed; the given prompts are not named.
+
+    Args:
+        asked: of the plan. name: of the output.
+    """
+    given = " --prompts FILE" if asked["prompts"] else ""
+    return f"vllm-lmtp heads {asked['model']} {name} --minutes {asked['minutes']:g}{given}"
+
+
 def card(report: Mapping[str, Any], log: Mapping[str, Any]) -> str:
     """README.md of the folder."""
     config, text, vocab = log["config"], log["own_text"], log["draft_vocab"]
-    heads, optim, plan = config["heads"], config["optim"], report["plan"]
+    heads, optim = config["heads"], config["optim"]
     lines = [
         f"# {config['model_name']}: leap heads for {report['model']}",
         "",
@@ -33,16 +43,14 @@ def card(report: Mapping[str, Any], log: Mapping[str, Any]) -> str:
         ),
         "",
         f"Greedy answers, walked through as an engine does: {report['copying']['heads_alone']:.3f} "
-        f"by the heads alone, {report['copying']['fitted']:.3f} with copying from the text. "
+        f"by heads and term, {report['copying']['fitted']:.3f} with copying from the text. "
         "Counted offline; an engine's own counters: `vllm-lmtp eval acceptance`.",
         "",
         "![how they learnt](curves.png)",
         "",
         "## How they were made",
         "",
-        f"    vllm-lmtp heads {report['model']} {config['model_name']} "
-        f"--minutes {plan['asked']['minutes']:g}"
-        + (" --prompts ..." if plan["asked"]["prompts"] else ""),
+        f"    {log['command']}",
         "",
         f"{text['train_texts']:,} answers of the model itself, {text['train_tokens']:,} tokens, at "
         f"temperatures 0, 0.7 and 1; {log['steps']:,} steps of {optim['batch_rows']} positions, "
