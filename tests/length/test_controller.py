@@ -41,7 +41,7 @@ def settled(of: World, seeds: int, steps: int = 400) -> float:
 @pytest.mark.parametrize("streams", [1, 8, 32])
 @pytest.mark.parametrize("curve", CURVES)
 def test_within_three_percent_of_the_best_length(curve: str, streams: int, text: str) -> None:
-    assert settled(world(curve, streams, text), seeds=2) >= 0.97
+    assert settled(world(curve, streams, text), seeds=4) >= 0.97
 
 
 @pytest.mark.parametrize("late", [1, 3])
@@ -61,6 +61,16 @@ def test_within_three_percent_of_the_best_length(curve: str, streams: int, text:
 def test_a_clock_twenty_percent_off(curve: str, streams: int, text: str, late: int) -> None:
     noisy = world(curve, streams, text, noise=0.2, late=late)
     assert settled(noisy, seeds=4) >= 0.97
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("streams", [1, 8])
+@pytest.mark.parametrize("curve", ["memory-bound", "compute-bound", "two cores"])
+def test_what_a_shape_costs_once_is_not_what_it_costs(curve: str, streams: int, text: str) -> None:
+    """The first step of each number of rows takes six times as long: libraries choose kernels."""
+    of = world(curve, streams, text)
+    of = world(curve, streams, text, once=5 * of.time(streams, 0, 0, 0.0))
+    assert settled(of, seeds=2) >= 0.97
 
 
 @pytest.mark.parametrize("copies", [Copies(0.3, 0.7), Copies(0.1, 0.4), Copies(0.8, 0.9)])

@@ -165,6 +165,10 @@ class StepTime:
         the last slope goes on, and below none the first."""
         return self._known().value(self._extra_terms(rows))
 
+    def expected(self, num_requests: int, rows: int, wanted: int) -> float:
+        """Seconds of a step with so many rows over all requests; wanted: as chosen."""
+        return self.seconds(self.terms(num_requests, rows / num_requests, wanted))
+
     def observe(
         self,
         seconds: float,

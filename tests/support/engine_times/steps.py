@@ -43,7 +43,8 @@ class World:
     requests: at a time. noise: sigma of the clock's lognormal factor. stragglers: share of steps
     that take ten times as long. late: steps by which observations lag; 1 is a synchronous engine.
     verified: share of each place that a confidence cut leaves, after the place before it. copies:
-    what texts say, for those that may choose to ask them alone."""
+    what texts say, for those that may choose to ask them alone. once: seconds that the first
+    step of each shape takes more."""
 
     time: Time
     chances: Callable[[float], Sequence[float]]
@@ -55,6 +56,7 @@ class World:
     jitter: bool = False
     verified: float = 1.0
     copies: Copies | None = None
+    once: float = 0.0
 
     def share_shown(self, choice: int) -> float:
         """Of requests that have a first place to verify; the text says nothing to the others."""
@@ -133,6 +135,7 @@ def run(
     columns: list[tuple[Any, ...]] = []
     now, asked, requests, count = 0.0, 0, 0, 0
     best: dict[Any, float] = {}
+    shapes: set[tuple[int, bool]] = set()
     while count < steps or now < seconds:
         before, requests = requests, world.requests(now)
         if world.jitter:
@@ -157,6 +160,9 @@ def run(
         factor = float(np.exp(world.noise * draw.standard_normal()))
         if draw.random() < world.stragglers:
             factor *= 10
+        shape = (requests + rows, wanted > 0)
+        once = 0.0 if shape in shapes else world.once
+        shapes.add(shape)
         done = requests + drafted * (tokens(world, asked, now) - 1)
         key = (requests, round(now, 0), tuple(world.chances(now)))
         if key not in best:
@@ -167,7 +173,9 @@ def run(
         prefill = bool(world.prefill_every) and count % world.prefill_every == 0
         if prefill:
             factor *= 3
-        told.append(Step(took * factor, requests, rows, asked, wanted, judged, accepted, prefill))
+        told.append(
+            Step(took * factor + once, requests, rows, asked, wanted, judged, accepted, prefill)
+        )
         now += took
         asked = wanted
     return Done(*(np.array(column) for column in zip(*columns, strict=True)))
