@@ -24,9 +24,11 @@ from vllm_lmtp.patches import (
     model_config,
     no_drafts,
     ray_cpu,
+    request_bounds,
     runner_v1,
     runner_v2,
     scheduler,
+    served_alone,
     speculative_config,
 )
 from vllm_lmtp.patches.record import Binding, Patch
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 PATCHES: tuple[Patch, ...] = (
     cli_args.PATCH,
     speculative_config.PATCH,
+    served_alone.PATCH,
     model_config.PATCH,
     async_scheduling.PATCH,
     load_weights.PATCH,
@@ -48,6 +51,7 @@ PATCHES: tuple[Patch, ...] = (
     metrics.PATCH,
     log_line.PATCH,
     scheduler.PATCH,
+    request_bounds.PATCH,
     draft_reports.PATCH,
     draft_tokens.PATCH,
     ray_cpu.PATCH,

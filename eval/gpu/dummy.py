@@ -11,6 +11,14 @@ from safetensors.torch import save_file
 
 from vllm_lmtp.eval.gpu.dimensions import Dimensions
 from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.formats.scorer_tensors import (
+    CARRY,
+    EMBED,
+    OUTPUT,
+    RECURRENT,
+    START,
+    tensor_name,
+)
 
 TARGETS: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
@@ -50,8 +58,14 @@ def save_target(folder: Path, name: str, size: Dimensions) -> Path:
     return folder
 
 
-def save_heads(folder: Path, size: Dimensions, draft_vocab: int | None) -> Path:
-    """Random heads for it: int8 matrices, so that the file is half as large."""
+def save_heads(
+    folder: Path, size: Dimensions, draft_vocab: int | None, term: tuple[str, int] | None = None
+) -> Path:
+    """Random heads for it: int8 matrices, so that the file is half as large.
+
+    Args:
+        term: kind and rank of a scorer.
+    """
     seeded = torch.Generator().manual_seed(0)
     rows, scale = draft_vocab or size.vocab, size.hidden**-0.5
     tensors = {}
@@ -63,7 +77,7 @@ def save_heads(folder: Path, size: Dimensions, draft_vocab: int | None) -> Path:
         tensors[f"{name}.resblock.0.l_proj.bias"] = bias
         matrix, scales = quantise_rows(torch.randn(rows, size.hidden, generator=seeded) * scale)
         tensors[f"{name}.lm_head.weight"], tensors[f"{name}.lm_head.scale"] = matrix, scales
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["LMTPModel"],
         "model_type": "llama",
         "hidden_size": size.hidden,
@@ -76,6 +90,15 @@ def save_heads(folder: Path, size: Dimensions, draft_vocab: int | None) -> Path:
     if draft_vocab is not None:
         config["draft_vocab_size"] = draft_vocab
         tensors["heads.d2t"] = torch.zeros(rows, dtype=torch.int64)
+    if term is not None:
+        kind, rank = term
+        config["scorer"] = {"kind": kind, "rank": rank}
+        shapes = {EMBED: (rows + 1, rank), OUTPUT: (rows, rank)}
+        if kind == RECURRENT:
+            shapes |= {START: (rank, size.hidden), CARRY: (rank, 2 * rank)}
+        for part, shape in shapes.items():
+            drawn = torch.randn(shape, generator=seeded) * rank**-0.5
+            tensors[tensor_name(kind, part)] = drawn.bfloat16()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,9 @@ from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import TARGETS, save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import MARK, run_job
 from vllm_lmtp.eval.gpu.output import save
+from vllm_lmtp.formats.scorer_tensors import TERMS
 from vllm_lmtp.observe.metrics import DRAFT_SECONDS
+from vllm_lmtp.training.distillation.prompts import file_rows
 
 PROMPT_TOKENS = 64
 PROMPTS = (
@@ -47,8 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=["plain", "lmtp", "ngram"],
+        choices=["plain", "lmtp", "automatic", "ngram"],
         default=["plain", "lmtp", "ngram"],
+        help="lmtp: whole drafts at every step; automatic: of a length found while serving",
+    )
+    parser.add_argument(
+        "--prompts", type=Path, help="JSONL with `prompt`, for --checkpoint; default: a few of ours"
     )
     parser.add_argument("--batches", nargs="+", type=int, default=[2**i for i in range(9)])
     parser.add_argument(
@@ -66,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--head-dtypes", nargs="+", default=["bfloat16", "int8", "fp8"])
     parser.add_argument("--draft-vocab", type=int, help="with --dummy; V if left out")
+    parser.add_argument("--scorer", choices=TERMS, help="a term for the heads of --dummy")
+    parser.add_argument("--rank", type=int, default=64, help="of that term")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each answer")
     parser.add_argument("--engine", type=json.loads, default={}, help="more engine arguments, JSON")
@@ -111,9 +119,10 @@ def _speculative(
         variants = [({"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4}, {})]
     else:
         folder = str(args.out / "heads") if args.dummy else args.heads
-        heads = {} if folder is None else {"model": folder}
+        options = {} if folder is None else {"model": folder}
+        options |= {} if method == "automatic" else WHOLE
         variants = [
-            ({"method": "lmtp", "lmtp_head_dtype": dtype} | WHOLE | heads, {"dtype": dtype})
+            ({"method": "lmtp", "lmtp_head_dtype": dtype} | options, {"dtype": dtype})
             for dtype in args.head_dtypes
         ]
     if not args.dummy or args.real_acceptance:
@@ -129,7 +138,9 @@ def _speculative(
     ]
 
 
-def measure(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict[str, Any]:
+def measure(
+    engine: dict[str, Any], batches: Sequence[int], tokens: int, texts: Sequence[str] = PROMPTS
+) -> dict[str, Any]:
     """Start one engine and time every batch size; runs in a process of its own."""
     from vllm import LLM, SamplingParams
 
@@ -144,7 +155,7 @@ def measure(engine: dict[str, Any], batches: Sequence[int], tokens: int) -> dict
             prompts: list[Any] = [{"prompt_token_ids": row} for row in rows]
             params.detokenize = False
         else:
-            prompts = [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
+            prompts = [texts[i % len(texts)] for i in range(batch)]
         llm.generate(prompts, SamplingParams(temperature=0, max_tokens=8, detokenize=False))
         before = _counters(llm)
         start = time.perf_counter()
@@ -198,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["--one"]:
         job = json.loads(words[1])
-        print(MARK + json.dumps(measure(job["engine"], job["batches"], job["tokens"])), flush=True)
+        print(MARK + json.dumps(measure(**job)), flush=True)
         return 0
     parser = build_parser()
     args = parser.parse_args(words)
@@ -218,7 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dummy:
         size = MODELS[args.dummy]
         save_target(args.out / "target", args.dummy, size)
-        save_heads(args.out / "heads", size, args.draft_vocab)
+        term = None if args.scorer is None else (args.scorer, args.rank)
+        save_heads(args.out / "heads", size, args.draft_vocab, term)
+    texts = list(PROMPTS)
+    if args.prompts is not None:
+        texts = [str(row["prompt"]) for row in file_rows(args.prompts)]
     runs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     result = {"target": args.dummy or Path(args.checkpoint).name, "failed": failed, "runs": runs}
@@ -227,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = {key: value for key, value in engine.items() if key != "args"}
         print(f"{names} ...", file=sys.stderr)
         log = args.out / "logs" / "-".join(map(str, (number, *names.values())))
-        job = {"engine": engine, "batches": args.batches, "tokens": args.tokens}
+        job = {"engine": engine, "batches": args.batches, "tokens": args.tokens, "texts": texts}
         found = run_job(job, log.with_name(log.name + ".log"))
         if "error" in found:
             failed.append(names | found)

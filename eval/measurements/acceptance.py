@@ -65,9 +65,17 @@ def summarise(
     return {
         **_lengths(requests),
         "histogram": [steps[n] for n in range(num_drafts + 1)],
+        "conditional": [_conditional(requests, place) for place in places],
         "request_histogram": _histogram([r.length for r in requests if r.length is not None]),
         **by_place(schedule, drafted, accepted),
     }
+
+
+def _conditional(requests: Sequence[Request], place: int) -> float | None:
+    """Share accepted of the drafts that reached a place and had all before it accepted."""
+    steps = [a for r in requests for d, a in zip(r.drafted, r.accepted, strict=True) if d > place]
+    tried = [a for a in steps if a >= place]
+    return sum(a > place for a in tried) / len(tried) if tried else None
 
 
 def by_group(requests: Sequence[Request], groups: Sequence[str]) -> dict[str, dict[str, Any]]:

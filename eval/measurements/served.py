@@ -8,6 +8,7 @@ from typing import Any
 from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, Run, by_source
 from vllm_lmtp.eval.engines.variants import Variant
 from vllm_lmtp.eval.measurements.acceptance import Request, by_group, loops, summarise
+from vllm_lmtp.eval.measurements.peer_names import modelopt_fields, speculators_rows
 from vllm_lmtp.eval.prompts.asking import Progress, Questions, Settings, ask, start
 from vllm_lmtp.observe.metrics import COLD
 from vllm_lmtp.training.distillation.loops import loop_start
@@ -81,4 +82,6 @@ def _result(variant: Variant, questions: Questions, run: Run, num_drafts: int) -
         "by_group": by_group(requests, groups),
         "by_group_without_loops": by_group(straight, groups),
         "requests": [r.record() for r in requests],
+        "speculators": speculators_rows(requests, groups, num_drafts),
+        "modelopt": modelopt_fields(requests),
     }

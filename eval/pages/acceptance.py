@@ -129,10 +129,13 @@ def _places(found: Sequence[tuple[str, Mapping[str, Any]]], part: str) -> list[s
                 p["drafted"],
                 p["accepted"],
                 percent(p["rate"]),
+                *([percent(s["conditional"][p["place"]])] if "conditional" in s else []),
             )
             for p in s["by_position"]
         ]
-        headers = ("place", "offset", "head", "lag", "drafted", "accepted", "%")
+        headers = ["place", "offset", "head", "lag", "drafted", "accepted", "%"]
+        if "conditional" in s:  # not so in results of an earlier time
+            headers.append("% after the place before")
         lines += [f"**{name}** by place:", "", *table(headers, rows)]
         sums = [
             f"{label} {g[label]}: {percent(g['rate'])} %"

@@ -20,6 +20,7 @@ from vllm_lmtp.eval.pages import (
     sweep,
     tune,
 )
+from vllm_lmtp.eval.pages.peer_files import write_peer_files
 from vllm_lmtp.formats.whole import write_json
 
 PAGES = {
@@ -98,8 +99,8 @@ def check_output(folder: Path) -> None:
 
 
 def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `<kind>.json`, `<kind>.md` and `<kind>.png`, and for heads their trees as
-    `heads_tree.png`; each file appears whole.
+    """Write `<kind>.json`, `<kind>.md` and `<kind>.png`, for heads their trees as
+    `heads_tree.png`, and for acceptance what other tools read; each file appears whole.
 
     Raises:
         LMTPError: the folder cannot be written to.
@@ -119,6 +120,8 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
             files.append(base.with_name("heads_tree.png"))
             draw_trees(result, part)
             os.replace(part, files[3])
+        if result["kind"] == "acceptance":
+            files += write_peer_files(result, folder)
     except OSError as error:
         for left_over in (part, files[0].with_name(files[0].name + ".part")):
             left_over.unlink(missing_ok=True)

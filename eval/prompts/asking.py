@@ -54,11 +54,16 @@ class Questions:
     context: int
 
 
-def encode_prompts(loaded: Loaded, settings: Settings, longest: int | None = None) -> Questions:
+def encode_prompts(
+    loaded: Loaded, settings: Settings, longest: int | None = None, system: str = ""
+) -> Questions:
     """Put a set's prompts into tokens.
 
     Prompts that leave no room for `max_tokens`, or have more tokens than `longest`, are left out
     and counted.
+
+    Args:
+        system: what the system says in the chat template; nothing by default.
 
     Raises:
         LMTPError: the model has no tokenizer or no chat template where one is needed, or no prompt
@@ -70,6 +75,7 @@ def encode_prompts(loaded: Loaded, settings: Settings, longest: int | None = Non
     most = longest_request(model)
     room = math.inf if most is None else most - settings.max_tokens
     room = min(room, math.inf if longest is None else longest)
+    before = (("system", system),) if system else ()
     asked, too_long = [], 0
     for prompt in loaded.prompts:
         if prompt.tokens is not None:
@@ -83,7 +89,7 @@ def encode_prompts(loaded: Loaded, settings: Settings, longest: int | None = Non
                 remedy="copy the tokenizer into the folder, or give prompts as tokens",
             )
         else:
-            ids = encode(Prompt(prompt.text or "", ""), tokenizer, chat)
+            ids = encode(Prompt(prompt.text or "", "", before), tokenizer, chat)
         if len(ids) > room:
             too_long += 1
         else:

@@ -52,13 +52,14 @@ class PromptSet:
     public id. subset, split, data_file: arguments of `datasets.load_dataset`. file: name of a local
     copy. rows: how many prompts the whole set has. words: what becomes of a row, in words.
     prompt: the row's prompt. group: the row's group. wanted: whether a row belongs to the set.
+    prepared: the script that makes the local copy, where the public rows are not yet prompts.
     """
 
     name: str
     version: str
     dataset: str
     file: str
-    rows: int
+    rows: int | None
     words: str
     prompt: Callable[[Row], str]
     group: Callable[[Row], str]
@@ -66,6 +67,7 @@ class PromptSet:
     split: str = "test"
     data_file: str | None = None
     wanted: Callable[[Row], bool] = lambda row: True
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,32 @@ def _first_turn(row: Row) -> str:
         raise TypeError("no list of turns")
     return str(turns[0])
 
+
+def _first_message(row: Row) -> str:
+    """Of a conversation whose placeholders were filled by the set's own script."""
+    messages = row["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise TypeError("no list of messages")
+    return str(messages[0]["content"])
+
+
+def _speed_bench(subset: str) -> PromptSet:
+    """SPEED-Bench as its `prepare.py` writes it, which vLLM's own benchmark reads too."""
+    return PromptSet(
+        name=f"speed_bench_{subset}",
+        version="nvidia/SPEED-Bench, as prepared",
+        dataset="nvidia/SPEED-Bench",
+        subset=subset,
+        file=f"{subset}.jsonl",
+        rows=None,
+        words="the content of the first message; groups are the set's categories",
+        prompt=_first_message,
+        group=lambda row: str(row["category"]),
+        prepared="nemo_skills/dataset/speed-bench/prepare.py of github.com/NVIDIA-NeMo/Skills",
+    )
+
+
+SPEED_BENCH = ("qualitative", *(f"throughput_{n}k" for n in (1, 2, 8, 16, 32)))
 
 SETS = {
     s.name: s
@@ -145,6 +173,7 @@ SETS = {
             group=lambda row: "MBPP",
             wanted=lambda row: int(row["task_id"]) in MBPP_TEST,
         ),
+        *map(_speed_bench, SPEED_BENCH),
     )
 }
 OWN = {"stories": OPENINGS, "questions": QUESTIONS}
@@ -239,6 +268,14 @@ def _rows(chosen: PromptSet, folder: Path | None) -> tuple[Iterator[dict[str, An
     file = None if folder is None else folder / chosen.file
     if file is not None and file.is_file():
         return file_rows(file), str(file), f"a local copy, {chosen.file}"
+    if chosen.prepared is not None:
+        raise refuse(
+            chosen.name,
+            "--path",
+            found="no folder" if folder is None else f"no {chosen.file} in {folder}",
+            expected=f"a folder with {chosen.file}, as {chosen.prepared} writes it",
+            remedy="run that script, and give its folder as --path",
+        )
     try:
         from datasets import load_dataset
 

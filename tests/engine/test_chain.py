@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.client import EngineHost, counted
+from tests.engine.client import EngineError, EngineHost, counted
 from tests.support.chain import scorers as chain_scorers
 from tests.support.chain.stream_simulator import simulate_streams
 from tests.support.chain.target import (
@@ -92,6 +92,30 @@ class TestOneEngine:
         assert [output for (output,) in reply["tokens"]] == outputs
         assert counted(reply["counters"], 6, 2) == expected
         assert expected.cold == 5 + 4  # those four that joined were padded, and then cold
+
+    def test_requests_that_bound_their_drafts(self, host: EngineHost, chain: Chain) -> None:
+        """Beside others that do not; twice as many as there is room for at once."""
+        bounds = [None, 0, 2, 6, 1, 5, 0, 99, 3, None, 4, 2]
+        prompts = prompts_of(chain, [9, 40, 17, 3, 80, 5, 11, 70, 6, 8, 12, 30], seed=8)
+        asked = {**GREEDY, "max_tokens": 24}
+        given = [{} if b is None else {"extra_args": {"lmtp_max_drafts": b}} for b in bounds]
+        reply = host.generate(prompts, [asked | more for more in given])
+        expected = Counters.zero(6)
+        for prompt, bound, outputs in zip(prompts, bounds, reply["tokens"], strict=True):
+            output, counters = simulate(chain, prompt, 24, 6, bound=bound)
+            assert outputs == [output]
+            expected += counters
+        assert counted(reply["counters"], 6, 2) == expected
+
+    @pytest.mark.parametrize("bound", [-1, True, 1.5, "two", [1]])
+    def test_a_bound_that_is_none_is_refused(
+        self, host: EngineHost, chain: Chain, bound: object
+    ) -> None:
+        (prompt,) = prompts_of(chain, [9])
+        asked = {**GREEDY, "max_tokens": 4, "extra_args": {"lmtp_max_drafts": bound}}
+        with pytest.raises(EngineError, match=r"lmtp_max_drafts: found .* expected a number"):
+            host.generate([prompt], asked)
+        check(host, chain, [prompt], 4, 6)
 
     def test_end_of_the_context(self, host: EngineHost, chain: Chain) -> None:
         prompts = prompts_of(chain, [140, 150, 155, 158, 20])

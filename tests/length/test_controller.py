@@ -70,7 +70,7 @@ def test_what_a_shape_costs_once_is_not_what_it_costs(curve: str, streams: int, 
     """The first step of each number of rows takes six times as long: libraries choose kernels."""
     of = world(curve, streams, text)
     of = world(curve, streams, text, once=5 * of.time(streams, 0, 0, 0.0))
-    assert settled(of, seeds=2) >= 0.97
+    assert settled(of, seeds=4) >= 0.97
 
 
 @pytest.mark.parametrize("copies", [Copies(0.3, 0.7), Copies(0.1, 0.4), Copies(0.8, 0.9)])
@@ -87,7 +87,7 @@ def test_copies_alone_where_they_are_best(curve: str, streams: int, copies: Copi
     of = world(curve, streams, "low", copies=copies)
     choices = (*LENGTHS, -6)
     speeds = []
-    for seed in range(4):
+    for seed in range(6):
         done = run(Controller(6, choices), of, choices, steps=600, seed=seed)
         speeds.append(done.of_best(done.at[SETTLED]))
     assert sum(speeds) / len(speeds) >= 0.95
@@ -218,9 +218,9 @@ def change_of_text(curve: str, streams: int, before: float, after: float, seed: 
 @pytest.mark.parametrize("streams", [1, 8, 32])
 @pytest.mark.parametrize("curve", ["memory-bound", "compute-bound", "knee", "two cores"])
 def test_a_text_that_turns_bad_is_noticed(curve: str, streams: int) -> None:
-    done = change_of_text(curve, streams, 0.8, 0.1)
-    assert done.of_best(23, 30) >= 0.9
-    assert done.of_best(30) >= 0.97
+    done = [change_of_text(curve, streams, 0.8, 0.1, seed) for seed in range(3)]
+    assert min(d.of_best(23, 30) for d in done) >= 0.9
+    assert sum(d.of_best(30) for d in done) / len(done) >= 0.97
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_controller_that_knows_nothing_can_be_written_down() -> None:
 
 
 CHANGES: list[tuple[list[Any], Any, str]] = [
-    (["version"], 3, "version"),
+    (["version"], 2, "version"),
     (["version"], None, "version"),
     (["lengths"], [0, 1, 2], "lengths"),
     (["places"], {}, "places"),

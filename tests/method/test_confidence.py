@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vllm_lmtp.method.choice import Best, Drawn, Meter
-from vllm_lmtp.method.confidence import Confidence, log_odds, worth_verifying
+from vllm_lmtp.method.confidence import Confidence, log_odds, most_worth, worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
 
 
@@ -129,3 +129,22 @@ def test_a_seeded_row_draws_alike_wherever_it_stands() -> None:
 
 def test_no_place_no_distribution() -> None:
     assert Drawing(torch.ones(2), {}).probabilities() is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_many_places_as_leave_most_after_their_cost(seed: int) -> None:
+    """Against every number of places in turn; costs fall and rise."""
+    drawn = torch.Generator().manual_seed(seed)
+    sure = torch.rand(6, generator=drawn).tolist()
+    costs = (torch.rand(7, generator=drawn) - 0.3).tolist()
+    left = []
+    for rows in range(7):
+        chances = [math.prod(sure[: place + 1]) for place in range(rows)]
+        left.append(sum(chances) - costs[rows])
+    assert most_worth(sure, costs, 0.0) == left.index(max(left))
+
+
+def test_places_that_nobody_filled_are_not_verified() -> None:
+    free = [0.0, -1.0, -2.0, -3.0]
+    assert most_worth([0.5, 0.0, 0.0], free, 1e-6) == 1
+    assert most_worth([0.0, 0.9, 0.9], free, 1e-6) == 0

@@ -296,6 +296,35 @@ def nobody_reads_the_list_that_carries_cold_drafts(vllm: Sources) -> None:
     assert readers == {metrics}
 
 
+def drafters_name_their_targets_as_we_write_it(vllm: Sources) -> None:
+    reader = "vllm.transformers_utils.config", "maybe_override_with_speculators"
+    parameters = vllm.parameters(*reader)
+    assert parameters[0] == "model"
+    assert "vllm_speculative_config" in parameters
+    assert '["verifier"]["name_or_path"]' in vllm.source(*reader)
+    form = vllm.text("vllm.transformers_utils.configs.speculators.base")
+    for field in ("proposal_methods", "speculative_tokens", "transformer_layer_config"):
+        assert field in form, field
+    caller = vllm.source(ARGS, "EngineArgs.create_engine_config")
+    assert "vllm_speculative_config=self.speculative_config" in caller
+
+
+def requests_hold_their_drafts_until_a_step_is_scheduled(vllm: Sources) -> None:
+    parameters = vllm.parameters("vllm.sampling_params", "SamplingParams.verify")
+    assert parameters[:3] == ["self", "model_config", "speculative_config"]
+    scheduler = "vllm.v1.core.sched.scheduler"
+    assert vllm.parameters(scheduler, "Scheduler.add_request") == ["self", "request"]
+    in_order(
+        vllm.source(scheduler, "Scheduler.schedule"),
+        "if request.spec_token_ids:",
+        "scheduled_spec_decode_tokens[request.request_id] = spec_token_ids",
+    )
+    given = "request.spec_token_ids = "
+    assert given in vllm.source(scheduler, "Scheduler.update_draft_token_ids")
+    ahead = "vllm.v1.core.sched.async_scheduler", "AsyncScheduler._update_after_schedule"
+    assert given in vllm.source(*ahead)
+
+
 ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     every_binding_exists,
     command_line_has_the_options_we_widen,
@@ -327,4 +356,6 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     runners_return_what_carries_draft_reports,
     cpu_kernel_takes_the_arguments_we_read,
     nobody_reads_the_list_that_carries_cold_drafts,
+    drafters_name_their_targets_as_we_write_it,
+    requests_hold_their_drafts_until_a_step_is_scheduled,
 )

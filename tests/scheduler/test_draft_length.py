@@ -32,6 +32,9 @@ class Told:
     def price_of_row(self, num_requests: int) -> float | None:
         return 0.25
 
+    def costs_alone(self) -> tuple[float, ...] | None:
+        return (0.0, 0.2, 0.1, 0.4)
+
     def in_use(self, num_requests: int) -> int:
         return 0
 
@@ -93,6 +96,12 @@ def test_a_step_is_told_as_it_went() -> None:
         Step(None, 2, 0, asked=0, wanted=3, judged=[0, 0, 0], accepted=[0, 0, 0]),
         Step(0.5, 2, 5, asked=3, wanted=2, judged=[2, 2, 1], accepted=[1, 1, 1]),
     ]
+
+
+def test_a_request_alone_is_told_what_each_number_of_rows_costs() -> None:
+    length, _, _ = started(3, 3)
+    assert getattr(output(length, {"a": 0}), CARRIED).costs == (0.0, 0.2, 0.1, 0.4)
+    assert getattr(output(length, {"a": 3, "b": 0}), CARRIED).costs is None
 
 
 def test_verdicts_are_of_one_step_only() -> None:

@@ -19,14 +19,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--to",
         choices=("heads", "stage1"),
         help="heads: the heads of a stage-1 folder, or with --every or --first some heads of any "
-        "folder; stage1: put heads and --target in one",
+        "folder, or with --target heads that name it, so that `vllm serve OUT` finds it; stage1: "
+        "put heads and --target in one",
     )
     way.add_argument(
         "--from-medusa", action="store_true", help="IN holds Medusa heads; write heads only"
     )
     parser.add_argument("input", metavar="IN", help="a folder or a Hugging Face id")
     add_output_arguments(parser)
-    parser.add_argument("--target", metavar="BASE", help="the plain model, with --to stage1")
+    parser.add_argument("--target", metavar="BASE", help="the plain model that the heads are for")
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="with --to stage1: `vllm serve OUT` alone drafts; it then cannot decode plainly",
+    )
     parser.add_argument(
         "--every",
         type=positive_argument,
@@ -45,8 +51,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LMTPError: the input cannot be converted so, or the output cannot be written.
     """
-    if (args.to == "stage1") != (args.target is not None):
-        args.parser.error("--to stage1 needs --target, and nothing else takes it")
+    if args.to == "stage1" and args.target is None:
+        args.parser.error("--to stage1 needs --target")
+    if args.alone and args.to != "stage1":
+        args.parser.error("--alone goes with --to stage1")
+    chosen = args.every is not None or args.first is not None
+    if args.target is not None and (args.from_medusa or (args.to == "heads" and chosen)):
+        args.parser.error("--target goes with --to stage1, or with --to heads of all heads")
     if args.every is not None and args.to == "stage1":
         args.parser.error("--every goes with --from-medusa or --to heads")
     if args.first is not None and args.to != "heads":
@@ -64,12 +75,15 @@ def run(args: argparse.Namespace) -> int:
                 folder, output, every=every, first=args.first, overwrite=overwrite
             )
         elif args.to == "heads":
-            written = convert.to_heads(folder, output, overwrite=overwrite)
+            target = None if args.target is None else fetch(args.target)
+            written = convert.to_heads(folder, output, target=target, overwrite=overwrite)
         else:
             base = fetch(args.target)
             # An id is worth keeping as the model's name; where a folder lay is not.
             is_folder = os.path.exists(os.path.expanduser(args.target))
             name = None if is_folder else args.target
-            written = convert.to_stage1(folder, base, output, name=name, overwrite=overwrite)
+            written = convert.to_stage1(
+                folder, base, output, name=name, alone=args.alone, overwrite=overwrite
+            )
     print_written(written, args.json)
     return 0

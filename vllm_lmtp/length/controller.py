@@ -169,14 +169,7 @@ class Controller:
         self.budget.pay_in(seconds)
         if step.num_requests < 1:
             return
-        changes = self._changes()
-        for worth in (self.worth, self.copies):
-            asked = num_drafts(step.asked) if worth is self._worth_of(step.asked) else 0
-            worth.observe(step.num_requests, asked, step.judged, step.accepted, seconds)
-        if self._changes() != changes:
-            self._patience = UNSEEN
-        if step.asked:
-            self._last_draft = self.now
+        self._judge(step, seconds)
         if step.asked == self._look or self._since_look > LOST:
             self._look = None
         if not seconds or step.prefill:
@@ -192,20 +185,39 @@ class Controller:
         else:
             if not step.rows:
                 size.plain_seen = self.now
-            usual = step.asked == step.wanted == size.length
-            recent = self.now - size.time.last_learnt < LEARN_SECONDS
-            if usual and recent and size.time.steps >= YOUNG_STEPS:
-                return
-            if size.length and 0 < self._plain_steps <= COLD:
-                return
-            expected = size.time.expected(step.num_requests, step.rows, step.wanted)
-            if first and seconds > ONCE * expected:
-                return
-            shifts = size.time.shifts
-            size.time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
-            if size.time.shifts != shifts:
-                self._patience, size.plain_seen = UNSEEN, 0.0
-            self._settle(size, step)
+            self._learn(size, step, seconds, first)
+
+    def _judge(self, step: Step, seconds: float) -> None:
+        """Learn what drafts are worth."""
+        if not step.asked:
+            self.worth.wait(seconds)
+            self.copies.wait(seconds)
+            return
+        changes = self._changes()
+        worth = self._worth_of(step.asked)
+        asked = num_drafts(step.asked)
+        worth.observe(step.num_requests, asked, step.judged, step.accepted, seconds)
+        (self.copies if worth is self.worth else self.worth).wait(seconds)
+        if self._changes() != changes:
+            self._patience = UNSEEN
+        self._last_draft = self.now
+
+    def _learn(self, size: _Size, step: Step, seconds: float, first: bool) -> None:
+        """Learn what a step costs; first: it may have taken long for once."""
+        time = size.time
+        usual = step.asked == step.wanted == size.length
+        if usual and time.steps >= YOUNG_STEPS and self.now - time.last_learnt < LEARN_SECONDS:
+            return
+        if size.length and 0 < self._plain_steps <= COLD:
+            return
+        expected = time.expected(step.num_requests, step.rows, step.wanted)
+        if first and seconds > ONCE * expected:
+            return
+        shifts = time.shifts
+        time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
+        if time.shifts != shifts:
+            self._patience, size.plain_seen = UNSEEN, 0.0
+        self._settle(size, step)
 
     def in_use(self, num_requests: int) -> int:
         """The length in use for so many requests, looks aside."""
@@ -239,6 +251,18 @@ class Controller:
         used = self._of(size, size.length)
         rows = self._expected(size.length).rows
         return min(1.0, size.time.slope(rows) * num_requests * used.rate)
+
+    def costs_alone(self) -> tuple[float, ...] | None:
+        """Of one request alone: tokens that could be had in the time that 0, 1, ... rows take.
+
+        A processor may multiply by four rows faster than by two, so one price for each row would
+        cut drafts where it costs. None while the size is not known.
+        """
+        size = self._ready(1)
+        if size is None:
+            return None
+        rate, most = self._of(size, size.length).rate, max(map(num_drafts, self.lengths))
+        return tuple(size.time.verifying(rows) * rate for rows in range(most + 1))
 
     def state(self) -> dict[str, Any]:
         """What was learnt, for `from_state` of a later run; plain data that JSON can hold."""

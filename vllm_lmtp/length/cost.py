@@ -1,7 +1,7 @@
 """How long a step takes for so many requests, rows and drafts: one model for each size of batch.
 
     seconds = plain + more requests + (are heads asked) + (how many drafts of them)
-              + (is only the text looked through) + extra(rows a request)
+              + (is only the text looked through) + (is any row verified) + extra(rows a request)
 
 `extra` is any curve through the lengths in use, linear between them: rows may be free up to some
 point and dear beyond it (a knee), and a kernel's tiles make steps of it. It starts from a line with
@@ -37,18 +37,20 @@ SHIFTED = 4
 ROW_GUESS, TOTAL_GUESS = 0.03, 0.5
 """Guess of what a row costs before any was seen, as a share of the plain step: of one row, and of
 one more for every request. Too dear rather than too cheap: drafting must earn its way."""
-LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT, LOOKING_DOUBT = 0.3, 0.1, 0.4, 0.1
+LINE_DOUBT, BEND_DOUBT, DRAFTING_DOUBT, SMALL_DOUBT = 0.3, 0.1, 0.4, 0.05
 """Standard errors of guesses as shares of the plain step: of a row more for every request, of the
-bend at each further row, of what drafting costs, and of what looking through the text does."""
-LOOKING_GUESS = 0.02
-"""What looking through the text costs before it was seen, as a share of the plain step."""
+bend at each further row, of what drafting costs, and of what is small."""
+SMALL_GUESS = 0.02
+"""What looking through the text costs before it was seen, as a share of the plain step, and what
+judging any drafts at all does beside their rows: another sampler, which copies all logits."""
 SOME_SECONDS = 0.25
 """How often what wanders slowly is let wander; the plain step does at every step."""
 
-PLAIN, REQUESTS, DRAFTING, PER_DRAFT, LOOKING, EXTRA = range(6)
+PLAIN, REQUESTS, DRAFTING, PER_DRAFT, LOOKING, VERIFYING, EXTRA = range(7)
 """Unknowns, all in seconds and at the most requests of the size: the plain step; what half the
 requests less would save, twice; drafting by heads at all; the longest draft beyond that; looking
-for copies alone; and from EXTRA on what verifying drafts of each length above 0 costs."""
+for copies alone; verifying any row at all; and from EXTRA on what the rows of each length above 0
+cost beyond that."""
 
 
 class StepTime:
@@ -99,7 +101,8 @@ class StepTime:
             near: the model of the nearest size that has one; None for cautious guesses.
         """
         unit, longest = plain, self.lengths[-1]
-        mean = [plain, 0.3 * unit, 0.1 * unit, 0.1 * unit, LOOKING_GUESS * unit]
+        small = SMALL_GUESS * unit
+        mean = [plain, 0.3 * unit, 0.1 * unit, 0.1 * unit, small, small]
         if near is None:
             row = min(ROW_GUESS, TOTAL_GUESS / self.most) * unit
             mean += [row * self.most * length for length in self.lengths[1:]]
@@ -114,7 +117,8 @@ class StepTime:
         spread[REQUESTS][REQUESTS] = (0.3 * unit) ** 2
         for i in (DRAFTING, PER_DRAFT):
             spread[i][i] = doubt * (DRAFTING_DOUBT * unit) ** 2
-        spread[LOOKING][LOOKING] = doubt * (LOOKING_DOUBT * unit) ** 2
+        for i in (LOOKING, VERIFYING):
+            spread[i][i] = doubt * (SMALL_DOUBT * unit) ** 2
         for i, a in enumerate(self.lengths[1:], EXTRA):
             for j, b in enumerate(self.lengths[1:], EXTRA):
                 line, bends = a * b * LINE_DOUBT**2, min(a, b) * BEND_DOUBT**2
@@ -147,9 +151,14 @@ class StepTime:
         low, high = max(0.0, rows - 1), min(rows + 1, self.lengths[-1])
         return max(0.0, (self.extra(high) - self.extra(low)) / (high - low) / self.most)
 
+    def verifying(self, rows: int) -> float:
+        """Seconds that so many rows of each request take."""
+        terms = self.terms(self.most, rows, 0)
+        return self._known().value([(i, weight) for i, weight in terms if i >= VERIFYING])
+
     def learnt(self) -> list[float]:
-        """The unknowns, seconds: plain, requests, drafting, per draft, looking, and extra of each
-        length."""
+        """The unknowns, seconds: plain, requests, drafting, per draft, looking, verifying, and the
+        extra of each length."""
         return list(self._known().mean)
 
     def remember(self, learnt: Sequence[float], noise: float, doubt: float) -> None:
@@ -237,7 +246,7 @@ class StepTime:
             return self.terms(num_requests, 0.0, wanted)
         with_rows = self.terms(num_requests, rows / some, 0)
         terms = [*self.terms(num_requests, 0.0, wanted)]
-        terms += ((i, some * weight) for i, weight in with_rows if i >= EXTRA)
+        terms += ((i, some * weight) for i, weight in with_rows if i >= VERIFYING)
         return terms
 
     def terms(self, num_requests: int, rows: float, wanted: int) -> Sum:
@@ -251,6 +260,7 @@ class StepTime:
         elif wanted:
             terms.append((LOOKING, 1.0))
         if rows:
+            terms.append((VERIFYING, 1.0))
             terms += ((i, weight * share) for i, weight in self._extra_terms(rows))
         return terms
 
@@ -291,8 +301,9 @@ class StepTime:
         for i in (REQUESTS, DRAFTING, PER_DRAFT):
             if spread[i][i] < (0.25 * DRAFTING_DOUBT * plain) ** 2:
                 spread[i][i] += some / 4
-        if spread[LOOKING][LOOKING] < (0.5 * LOOKING_DOUBT * plain) ** 2:
-            spread[LOOKING][LOOKING] += some / 4
+        for i in (LOOKING, VERIFYING):
+            if spread[i][i] < (0.5 * SMALL_DOUBT * plain) ** 2:
+                spread[i][i] += some / 4
         if spread[-1][-1] < self._most_doubt:
             self._add_extra_doubt(found, min(some, self._most_doubt))
 

@@ -11,7 +11,7 @@ from vllm_lmtp.errors import Refusal, raise_refusals
 from vllm_lmtp.length.choices import num_drafts
 from vllm_lmtp.length.cost import EXTRA, PLAIN
 
-VERSION = 2
+VERSION = 3
 """Raised when the meaning of a number changes: a file of another version is not read."""
 REMEDY = "delete it; it will be written anew"
 

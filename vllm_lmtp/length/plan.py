@@ -14,8 +14,12 @@ class Plan:
     wanted: what this step is to make.
     price: chance of being right up to there that a place must have to be worth its row; None where
     that is not known yet.
+    costs: of a request alone, tokens that could be had in the time that verifying 0, 1, ... rows
+    takes; less than nothing where a kernel is faster with more rows. None beside others, for which
+    rows cost the same each, and where it is not known yet.
     """
 
     asked: int
     wanted: int
     price: float | None
+    costs: tuple[float, ...] | None = None

@@ -122,10 +122,7 @@ class Worth:
         accepted: Sequence[int],
         seconds: float,
     ) -> None:
-        """Take note of a step; arguments as in `Step`."""
-        if not asked:  # the most frequent case under load: wait until it matters
-            self._aside += seconds
-            return
+        """Take note of a step that verified drafts; arguments as in `Step`."""
         self._catch_up()
         self._expected = []
         right = shown = num_requests
@@ -141,6 +138,11 @@ class Worth:
                     further.doubt()
             self.shown[place].add(shown, rows, seconds)
             right, shown = hits, rows
+
+    def wait(self, seconds: float) -> None:
+        """A step without such drafts took so long. Under load most do, so it counts once that
+        matters."""
+        self._aside += seconds
 
     def expected(self, length: int) -> Expected:
         """What drafts of `length` places are worth."""

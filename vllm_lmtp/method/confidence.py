@@ -58,6 +58,24 @@ class Confidence(nn.Module):
         return torch.sigmoid(self.slopes * odds + self.intercepts)
 
 
+def most_worth(confidence: Sequence[float], costs: Sequence[float], least: float) -> int:
+    """How many places of one draft to verify: as many as leave most tokens after their cost.
+
+    Args:
+        confidence: of each place. costs: of verifying 0, 1, ... places, in tokens; they need not
+            grow. least: of the running product, below which a place is not asked about.
+    """
+    best, most, expected, chance = 0, -costs[0], 0.0, 1.0
+    for rows, sure in enumerate(confidence, 1):
+        chance *= sure
+        if chance < least:
+            break
+        expected += chance
+        if expected - costs[rows] > most:
+            best, most = rows, expected - costs[rows]
+    return best
+
+
 def worth_verifying(confidence: torch.Tensor, least: float) -> torch.Tensor:
     """Which places the whole draft up to them is likely enough to be right for.
 

@@ -18,7 +18,7 @@ from vllm_lmtp import METHOD
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.method.backward import BackwardDecoder, Worth
-from vllm_lmtp.method.confidence import worth_verifying
+from vllm_lmtp.method.confidence import most_worth, worth_verifying
 from vllm_lmtp.runner_v1.drawing import Drawing
 from vllm_lmtp.runner_v1.slots import SlotTable
 from vllm_lmtp.runner_v1.texts import BatchTexts
@@ -172,13 +172,14 @@ class LMTPProposer:
             self.texts.take(self.runner.input_batch, num_reqs)
             copying.sources[:num_reqs] = False  # of places that are not filled
         plan: Plan | None = getattr(scheduler_output, CARRIED, None)
-        least = self.least_confidence
-        if self.cuts_by_price:
-            least = (plan and plan.price) or 0.0
+        least, costs = self.least_confidence, None
+        if self.cuts_by_price and plan is not None:
+            least, costs = plan.price or 0.0, plan.costs
         ask_heads = plan is None or plan.wanted > 0
         if not ask_heads:  # else drafts of texts that say nothing would be verified
             least = max(least, SOMETHING)
-        if least:
+        confident = bool(least) or costs is not None
+        if confident:
             self.confidence[:num_reqs] = 0.0  # of places that are not filled
         drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
@@ -186,7 +187,7 @@ class LMTPProposer:
             wanted,
             # In the middle of a prompt nothing was sampled, and the scheduler drops the draft.
             self._to_device([tokens[-1] if tokens else 0 for tokens in sampled_token_ids]),
-            choose=self.drafter.choice(self.confidence if least else None, drawing),
+            choose=self.drafter.choice(self.confidence if confident else None, drawing),
             worth=self._worth(num_reqs, least) if least else None,
             may_look=True,
             ask_heads=ask_heads,
@@ -197,10 +198,13 @@ class LMTPProposer:
             # Read in the next step by the rejection sampler, request by request.
             self.runner._draft_probs = drawing.probabilities()
             self.runner._draft_prob_req_ids = list(self.runner.input_batch.req_ids)
-        if not least:
+        if not confident:
             return draft
         confidence = self.confidence[:num_reqs, : draft.shape[1]]
-        lengths = worth_verifying(confidence, least).sum(dim=1).tolist()
+        if costs is None:
+            lengths = worth_verifying(confidence, least).sum(dim=1).tolist()
+        else:
+            lengths = [most_worth(confidence[0].tolist(), costs, SOMETHING)]
         return [tokens[:n] for tokens, n in zip(draft.tolist(), lengths, strict=True)]
 
     def _worth(self, num_reqs: int, least: float) -> Worth:

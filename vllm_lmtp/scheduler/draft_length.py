@@ -77,10 +77,11 @@ class DraftLength:
             if self._pipelined:  # a batch waits for its turn by steps, whether these are empty
                 self._wanted.append(0)
             return
-        price = None
+        price = costs = None
         if self._chosen or self._wanted[0]:  # else there is nothing to cut
             price = self.controller.price_of_row(num_requests)
-        setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price))
+            costs = self.controller.costs_alone() if num_requests == 1 else None
+        setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price, costs))
         self._wanted.append(self._chosen)
 
     def verdict(self, num_drafts: int, num_accepted: int) -> None:

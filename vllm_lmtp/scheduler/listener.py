@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm_lmtp.observe import watch
 from vllm_lmtp.observe.carried import add_draft_passes
+from vllm_lmtp.scheduler import bounds
 from vllm_lmtp.scheduler.draft_length import DraftLength, install
 from vllm_lmtp.worker import clock, sources
 
@@ -24,6 +25,7 @@ def made(scheduler: Any, _: None, *args: Any, **kwargs: Any) -> None:
 def scheduled(scheduler: Any, output: Any, *args: Any, **kwargs: Any) -> None:
     """A step was scheduled; output: vLLM's `SchedulerOutput`."""
     watch.note_admissions(scheduler, output)
+    bounds.keep(scheduler)
     if (length := _length(scheduler)) is not None:
         length.plan(output)
 

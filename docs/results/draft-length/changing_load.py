@@ -3,9 +3,10 @@ serving: how fast is any window of ten seconds beside plain decoding under the s
 
 python changing_load.py OUTPUT.json [MANY [SECONDS]]
 
-Both engines serve the embedded checkpoint on one thread. Each answers for SECONDS with one request
-in flight, then with MANY, then with one; they take turns phase by phase, so that both see the same
-machine. A request that ends is followed by the next at once.
+A picture is written beside OUTPUT.json. Both engines serve the embedded checkpoint on one thread.
+Each answers for SECONDS with one request in flight, then with MANY, then with one; they take turns
+phase by phase, so that both see the same machine. A request that ends is followed by the next at
+once.
 """
 
 from __future__ import annotations
@@ -76,6 +77,31 @@ def windows(steps: list[tuple[float, int]], seconds: float) -> list[float]:
     ]
 
 
+def draw(phases: list[dict[str, Any]], seconds: float, file: Path) -> None:
+    """Every window over plain decoding's median of its phase, in the order in which they ran."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    for name, colour in (("plain", "0.6"), ("automatic", "tab:blue")):
+        for number, phase in enumerate(phases):
+            speeds = phase[f"{name}_windows"]
+            times = [number * seconds + WINDOW + i for i in range(len(speeds))]
+            axes.plot(times, speeds, color=colour, label=name if not number else None)
+    for number, phase in enumerate(phases):
+        axes.axvline(number * seconds, color="0.85", linewidth=0.8)
+        axes.text((number + 0.5) * seconds, 0.02, f"{phase['streams']}", ha="center",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.axhline(0.95, color="tab:red", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("seconds of load (below: streams); each point is a window of 10 s")
+    axes.set_ylabel("speed over plain decoding")
+    axes.set_ylim(0, None)
+    axes.legend(loc="lower right")
+    figure.savefig(file, dpi=120)
+
+
 def main(output: Path, many: int, seconds: float) -> None:
     """Measure, print and write."""
     os.environ |= {
@@ -116,6 +142,7 @@ def main(output: Path, many: int, seconds: float) -> None:
         "phases": found,
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
+    draw(found, seconds, output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

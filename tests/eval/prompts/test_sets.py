@@ -40,6 +40,41 @@ def test_spec_bench_in_its_own_columns(tmp_path: Path) -> None:
     assert (loaded.facts["found"], loaded.facts["rows"], loaded.facts["used"]) == (28, 480, 12)
 
 
+def test_speed_bench_as_its_script_writes_it(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question_id": f"q{n}",
+            "category": category,
+            "sub_category": None,
+            "src_id": n,
+            "difficulty": "low",
+            "messages": [{"role": "user", "content": f" {category} {n} "}, {"content": "then"}],
+        }
+        for category in ("coding", "rag")
+        for n in range(3)
+    ]
+    write(tmp_path / "qualitative.jsonl", rows)
+    loaded = load_set("speed_bench_qualitative", tmp_path, limit=2)
+    assert loaded.facts["groups"] == {"coding": 2, "rag": 2}
+    assert [p.text for p in loaded.prompts] == ["coding 0", "coding 1", "rag 0", "rag 1"]
+    with pytest.raises(LMTPError, match=r"no throughput_1k.jsonl in .*prepare.py"):
+        load_set("speed_bench_throughput_1k", tmp_path)
+    with pytest.raises(LMTPError, match="no folder"):
+        load_set("speed_bench_throughput_32k")
+
+
+def test_vllms_own_benchmark_reads_the_same_file(tmp_path: Path) -> None:
+    from vllm.benchmarks.datasets.datasets import SpeedBench
+
+    rows = [
+        {"category": "qa", "messages": [{"role": "user", "content": t}]} for t in ("one", "two")
+    ]
+    write(tmp_path / "qualitative.jsonl", rows)
+    theirs = SpeedBench(dataset_path=str(tmp_path), dataset_subset="qualitative", random_seed=0)
+    ours = load_set("speed_bench_qualitative", tmp_path)
+    assert {row["prompt"] for row in theirs.data} == {p.text for p in ours.prompts}
+
+
 def test_the_hub_copy_of_mt_bench_reads_as_the_authors_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

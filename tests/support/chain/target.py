@@ -264,7 +264,7 @@ class Walk:
             its confidences falls below this; of a request alone, where it copies.
         copy_odds: of a match of 1, 2, ... tokens of the text with itself; none where drafts do not
             copy. copy_accuracy: how often such a match is right.
-        cached, padded: as in `simulate`.
+        cached, padded: as in `simulate`. bound: drafts verified a step at most; None for all.
     """
 
     def __init__(
@@ -281,7 +281,9 @@ class Walk:
         cut: float = 0.0,
         copy_odds: Sequence[float] = DEFAULT_LOG_ODDS,
         copy_accuracy: Sequence[float] = DEFAULT_ACCURACY,
+        bound: int | None = None,
     ) -> None:
+        self.bound = bound
         self.chain, self.tokens, self.cached, self.cut = chain, list(prompt), cached, cut
         self.copy_odds, self.copy_accuracy = copy_odds, copy_accuracy
         self.max_tokens, self.max_model_len, self.stop_token = max_tokens, max_model_len, stop_token
@@ -333,6 +335,7 @@ class Walk:
             if survival < self.cut:
                 break
             draft.append(token)
+        draft = draft[: self.bound]
         accepted = 0
         while accepted < len(draft) and draft[accepted] == truth[accepted]:
             accepted += 1
@@ -355,7 +358,7 @@ def simulate(
 
     options: max_model_len; cached, prompt tokens that come from the prefix cache; padded, whether
     vLLM pads the request's first step with placeholder drafts, as it does when one token is left to
-    compute; stop_token; cut, below which a draft loses its tail.
+    compute; stop_token; cut, below which a draft loses its tail; bound, drafts verified at most.
     """
     walk = Walk(chain, prompt, max_tokens, num_drafts, **options)
     while not walk.ended:

@@ -74,6 +74,14 @@ def test_the_fields_of_a_heads_only_folder(tmp_path: Path) -> None:
         "vocab_size": 61,
         "model_type": "llama",
         "model_name": "somebody/base",
+        "speculators_model_type": "lmtp",
+        "speculators_config": {
+            "algorithm": "lmtp",
+            "default_proposal_method": "greedy",
+            "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 6}],
+            "verifier": {"name_or_path": "../stage1", "architectures": ["LlamaForCausalLM"]},
+        },
+        "transformer_layer_config": {},
     }
     files = {path.name for path in (tmp_path / "heads").iterdir()}
     assert files == {"config.json", "model.safetensors", "lmtp_provenance.json"}
@@ -119,7 +127,8 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     "words",
     [
         ["IN", "OUT"],
-        ["--to", "heads", "IN", "OUT", "--target", "BASE"],
+        ["--to", "heads", "IN", "OUT", "--target", "BASE", "--first", "2"],
+        ["--to", "heads", "IN", "OUT", "--alone"],
         ["--to", "stage1", "IN", "OUT"],
         ["--to", "stage1", "IN", "OUT", "--target", "BASE", "--every", "2"],
         ["--from-medusa", "IN", "OUT", "--first", "2"],

@@ -124,3 +124,23 @@ def test_loss_and_gradients_equal_the_formula(
     for parameter, gradient in zip(parameters, wanted, strict=True):
         gradient = torch.zeros_like(parameter) if gradient is None else gradient
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("kind", ["markov", "recurrent"])
+def test_a_share_of_the_positions_teaches_heads_alone(kind: str) -> None:
+    heads, term = _made(kind, 3, False, IDS)
+    schedule, vocab = LeapSchedule(3, 2), DraftVocab(torch.tensor(IDS), VOCAB)
+    config = LossConfig(ce=0.25, kl_div=0.75)
+    rows = torch.randn(N, 2 + 6, HIDDEN, dtype=torch.float64)
+    tokens = torch.randint(VOCAB, (N, 7))
+    output = torch.randn(len(IDS), HIDDEN).double()
+    given = (rows, tokens, tokens[:, 1:])
+
+    def loss(term: MarkovTerm | None, alone: float, count: int) -> torch.Tensor:
+        made = DraftLoss(schedule, vocab, config, 0.7, 1000, alone=alone)
+        return made(heads, term, *(values[:count] for values in given), output)[0]
+
+    assert term is not None
+    expected = loss(term, 0.0, N) + 0.3 * loss(None, 0.0, round(0.3 * N))
+    assert torch.allclose(loss(term, 0.3, N), expected)
+    assert loss(None, 0.3, N) == loss(None, 0.0, N)

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from vllm_lmtp.cli.evaluate import quality, scaling, serve, speed, whole_report
 from vllm_lmtp.cli.shared.arguments import add_option_argument
 from vllm_lmtp.cli.shared.measuring import add_common, run_measurement
-from vllm_lmtp.cli.shared.output import add_json_flag, print_json, print_progress
+from vllm_lmtp.cli.shared.output import (
+    add_json_flag,
+    positive_argument,
+    print_json,
+    print_progress,
+)
 
 if TYPE_CHECKING:
     from vllm_lmtp.eval.engines.variants import Variant
@@ -42,6 +47,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             metavar="T",
             help="one or several; default: 0 1",
         )
+    acceptance.add_argument(
+        "--contexts",
+        type=positive_argument,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="tokens of every prompt, made longer by others of the set; each is a row beside the "
+        "prompts as they are",
+    )
+    acceptance.add_argument(
+        "--system", metavar="TEXT", help="a row more with this system prompt before each prompt"
+    )
     for command in (acceptance, lossless):
         command.add_argument(
             "--scorer",

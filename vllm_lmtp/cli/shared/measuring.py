@@ -79,6 +79,7 @@ def run_measurement(
         from vllm_lmtp.eval.engines.variants import read_variants
         from vllm_lmtp.eval.pages import report
         from vllm_lmtp.eval.prompts.asking import Settings, encode_prompts
+        from vllm_lmtp.eval.prompts.conditions import under_conditions
         from vllm_lmtp.eval.prompts.sets import load_set
         from vllm_lmtp.eval.provenance import provenance
 
@@ -92,6 +93,9 @@ def run_measurement(
         variants = read_variants(args.heads, args.model, **options)
         loaded = load_set(args.set, args.path, args.limit)
         questions = encode_prompts(loaded, settings, args.longest)
+        lengths, system = getattr(args, "contexts", []), getattr(args, "system", None)
+        if lengths or system is not None:
+            questions = under_conditions(loaded, questions, settings, lengths, system)
         found = measure(variants, questions, settings)
         result = {
             "kind": kind,

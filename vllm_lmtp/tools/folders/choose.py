@@ -13,6 +13,7 @@ from pathlib import Path
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import CONFIG_FILE, MAX_STRIDE, HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.files import LICENCES, Entry, Weights, read_folder
+from vllm_lmtp.formats.speculators import moved_target, stated_target
 from vllm_lmtp.formats.tensors import HEADS_PREFIX, head_of
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.folders.convert import head_fields
@@ -53,10 +54,14 @@ def choose_heads(
     if checkpoint.draft_vocab_size is not None:
         fields["draft_vocab_size"] = checkpoint.draft_vocab_size
     kept = {key: config[key] for key in ("model_type", "model_name") if key in config}
+    if checkpoint.stage1:
+        target = stated_target(folder, output, schedule)
+    else:
+        target = moved_target(config, folder, output, schedule)
     return write_folder(
         output,
         _renumbered(weights, taken),
-        fields | kept,
+        fields | kept | target,
         tool="convert --to heads",
         inputs=[folder],
         facts={"heads": len(taken), "stride": schedule.stride, "from_heads": taken},

@@ -14,28 +14,53 @@ from vllm_lmtp.formats.checkpoint import (
     HeadsCheckpoint,
     is_stage1_config,
     read_checkpoint,
+    read_config,
 )
 from vllm_lmtp.formats.files import LICENCES, Weights, causal_lm_class, is_tied, read_folder
+from vllm_lmtp.formats.speculators import ITSELF, speculators_fields, stated_target
 from vllm_lmtp.formats.tensors import HEADS_PREFIX
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.folders.export import EMBEDDINGS, OUTPUT_MATRIX, read_stage1
 from vllm_lmtp.tools.folders.save import Written, write_folder
 
 
-def to_heads(stage1: Path, output: Path, *, overwrite: bool = False) -> Written:
-    """Write the heads of a stage-1 folder alone.
+def to_heads(
+    folder: Path, output: Path, *, target: Path | None = None, overwrite: bool = False
+) -> Written:
+    """Write the heads of a folder alone, with the target that `vllm serve` finds for them.
+
+    Args:
+        folder: a stage-1 folder; or heads alone, which then state another target.
+        output: the folder to make.
+        target: the folder of the model that the heads draft for; None for the stage-1 folder.
+        overwrite: replace the output.
 
     Raises:
-        LMTPError: no sound stage-1 folder, or an output that is there or cannot be written.
+        LMTPError: no sound folder, heads alone without a target, a target that they do not fit, or
+            an output that is there or cannot be written.
     """
-    checkpoint = read_checkpoint(stage1)
-    config, weights, _ = read_stage1(stage1)
+    checkpoint = read_checkpoint(folder)
+    if checkpoint.stage1:
+        config, weights, _ = read_stage1(folder)
+    elif target is None:
+        raise refuse(
+            str(folder),
+            "layout",
+            found="heads alone already",
+            expected="a stage-1 folder, or another target for these heads",
+            remedy="add --target TARGET to state it",
+        )
+    else:
+        config, weights = read_folder(folder)
+    if target is not None:
+        raise_refusals(_unfit(target, read_config(target), checkpoint))
+    stated = stated_target(target or folder, output, checkpoint.schedule)
     return write_folder(
         output,
         {name: weights.entry(name) for name in weights.heads()},
-        heads_config(checkpoint, config),
+        heads_config(checkpoint, config) | stated,
         tool="convert --to heads",
-        inputs=[stage1],
+        inputs=[folder],
         facts={"heads": checkpoint.schedule.n_heads, "stride": checkpoint.schedule.stride},
         overwrite=overwrite,
         beside=LICENCES,
@@ -43,7 +68,13 @@ def to_heads(stage1: Path, output: Path, *, overwrite: bool = False) -> Written:
 
 
 def to_stage1(
-    heads: Path, base: Path, output: Path, *, name: str | None = None, overwrite: bool = False
+    heads: Path,
+    base: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    alone: bool = False,
+    overwrite: bool = False,
 ) -> Written:
     """Write heads and the plain model they were trained on into one folder.
 
@@ -52,6 +83,8 @@ def to_stage1(
         base: a plain text model; its tensors are copied as they are.
         output: the folder to make.
         name: the base's name for config.json's `model_name`, where the heads do not state it.
+        alone: state the folder as its own target, so that naming it is enough to draft; it can then
+            not be served plainly any more.
         overwrite: replace the output.
 
     Raises:
@@ -76,6 +109,9 @@ def to_stage1(
     tensors = {n: base_weights.entry(n) for n in base_weights.tensors}
     if OUTPUT_MATRIX not in tensors and is_tied(base):
         tensors[OUTPUT_MATRIX] = base_weights.entry(EMBEDDINGS)  # as the reference saves it
+    if alone:
+        architectures = [causal_lm_class(base, base_raw)]
+        stated |= speculators_fields(ITSELF, architectures, checkpoint.schedule)
     return write_folder(
         output,
         tensors | {n: head_weights.entry(n) for n in head_weights.tensors},
@@ -136,6 +172,22 @@ def _check_base(
                 "keep the heads in a folder of their own and serve them beside the target",
             )
         )
+    faults += _unfit(base, config, checkpoint)
+    if EMBEDDINGS not in weights.tensors:
+        found, remedy = "no such tensor", "give the folder of a whole model"
+        faults.append(Refusal(str(base), EMBEDDINGS, found, "the backbone's tensors", remedy))
+    if "num_hidden_layers" not in config:
+        found, remedy = "no such key", "restore the config of the text model"
+        where = str(base / CONFIG_FILE)
+        faults.append(Refusal(where, "num_hidden_layers", found, "the number of layers", remedy))
+    raise_refusals(faults)
+
+
+def _unfit(base: Path, config: Mapping[str, Any], checkpoint: HeadsCheckpoint) -> list[Refusal]:
+    """Sizes of a model that are not those of the heads."""
+    faults = []
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
     for field, value in (
         ("hidden_size", checkpoint.hidden_size),
         ("vocab_size", checkpoint.vocab_size),
@@ -145,11 +197,4 @@ def _check_base(
             remedy = "give the model that the heads were trained on"
             expected = f"{value}, as in the heads of {checkpoint.path}"
             faults.append(Refusal(str(base / CONFIG_FILE), field, found, expected, remedy))
-    if EMBEDDINGS not in weights.tensors:
-        found, remedy = "no such tensor", "give the folder of a whole model"
-        faults.append(Refusal(str(base), EMBEDDINGS, found, "the backbone's tensors", remedy))
-    if "num_hidden_layers" not in config:
-        found, remedy = "no such key", "restore the config of the text model"
-        where = str(base / CONFIG_FILE)
-        faults.append(Refusal(where, "num_hidden_layers", found, "the number of layers", remedy))
-    raise_refusals(faults)
+    return faults

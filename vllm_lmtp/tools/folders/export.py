@@ -14,6 +14,7 @@ from vllm_lmtp.formats.checkpoint import (
     read_checkpoint,
 )
 from vllm_lmtp.formats.files import Entry, Weights, causal_lm_class, is_tied, read_folder
+from vllm_lmtp.formats.speculators import TARGET_FIELDS
 from vllm_lmtp.tools.folders.save import Written, write_folder
 
 # `skip_token_was` is the note that `calibrate --write` leaves.
@@ -26,6 +27,7 @@ HEAD_KEYS = (
     "model_name",
     "draft_vocab_size",
     "scorer",
+    *TARGET_FIELDS,
 )
 EMBEDDINGS, OUTPUT_MATRIX = "model.embed_tokens.weight", "lm_head.weight"
 

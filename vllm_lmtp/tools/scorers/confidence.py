@@ -12,6 +12,7 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import read_folder
 from vllm_lmtp.formats.scorer_tensors import ACCURACY, CONFIDENCE, COPYING, FIELD, LOG_ODDS
+from vllm_lmtp.formats.speculators import moved_target
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
 from vllm_lmtp.tools.folders.save import Written, write_folder
@@ -155,6 +156,7 @@ def write_calibration(
         output,
         {name: weights.entry(name) for name in weights.tensors},
         config
+        | moved_target(config, folder, output)
         | {
             FIELD: config[FIELD]
             | {CONFIDENCE: found.content(), COPYING: found.facts | found.copying.facts()}

@@ -15,6 +15,7 @@ from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import Entry, Weights, read_folder
 from vllm_lmtp.formats.int8 import quantise_rows
 from vllm_lmtp.formats.scorer_tensors import CONFIDENCE, EMBED, FIELD, MARKOV, OUTPUT, tensor_name
+from vllm_lmtp.formats.speculators import moved_target
 from vllm_lmtp.formats.tensors import INT8, SCORER_PREFIX
 from vllm_lmtp.tools.folders.save import Written, write_folder
 from vllm_lmtp.worker.scorer_weights import term_matrix
@@ -88,7 +89,7 @@ def shrink_term(folder: Path, output: Path, rank: int, *, overwrite: bool = Fals
     return write_folder(
         output,
         tensors,
-        config | {FIELD: facts},
+        config | moved_target(config, folder, output) | {FIELD: facts},
         tool="scorer shrink",
         inputs=[folder],
         facts=facts,

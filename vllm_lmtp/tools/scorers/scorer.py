@@ -11,6 +11,7 @@ from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.files import Entry, read_folder
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.formats.scorer_tensors import FIELD, IDS, RATIOS, TABLE, tensor_name
+from vllm_lmtp.formats.speculators import moved_target
 from vllm_lmtp.formats.tensors import SCORER_PREFIX
 from vllm_lmtp.formats.tokenizer import has_tokenizer
 from vllm_lmtp.tools.folders.save import Written, write_folder
@@ -66,7 +67,7 @@ def build_table(
     return write_folder(
         output,
         tensors,
-        config | {FIELD: facts},
+        config | moved_target(config, folder, output) | {FIELD: facts},
         tool="scorer build",
         inputs=[folder],
         facts=facts,
@@ -133,7 +134,7 @@ def add_scorer(folder: Path, donor: Path, output: Path, *, overwrite: bool = Fal
     return write_folder(
         output,
         tensors,
-        config | {FIELD: donor_config[FIELD]},
+        config | moved_target(config, folder, output) | {FIELD: donor_config[FIELD]},
         tool="scorer add",
         inputs=[folder, donor],
         facts=dict(donor_config[FIELD]),

@@ -2,7 +2,8 @@
 
 A place is worth nothing where one before it is wrong, so place p counts `decay ** p`. It counts so
 by how many of the positions teach it, the first ones of a batch drawn at random, instead of by a
-factor: every product that is made counts in full, and a batch costs less.
+factor: every product that is made counts in full, and a batch costs less. Heads that learn with a
+term only are nothing without it, so a share of the positions also teaches them alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class DraftLoss:
             instead of those that were written.
         decay: what each place of a draft counts less than the one before it.
         logits_budget: most logits (rows x vocabulary) held at once.
+        alone: share of the positions that also teach heads without their term, and the weight of
+            that.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class DraftLoss:
         decay: float,
         logits_budget: int,
         best: bool = False,
+        alone: float = 0.0,
     ) -> None:
         self.schedule, self.config, self.decay = schedule, config, decay
-        self.logits_budget, self.best = logits_budget, best
+        self.logits_budget, self.best, self.alone = logits_budget, best, alone
         self._draft_ids = vocab.draft_ids(unknown=NO_TARGET)
 
     @property
@@ -75,8 +79,26 @@ class DraftLoss:
 
         Returns:
             The loss, a float32 scalar (float64 for float64 rows): the mean of each place, times
-            decay ** place, summed. And these means, detached.
+            decay ** place, summed, and `alone` times the same of the heads without a term. And the
+            means of the places, detached.
         """
+        loss, losses = self._of(heads, term, rows, tokens, labels, teacher)
+        if term is not None and self.alone:
+            count = max(1, round(len(rows) * self.alone))
+            few = (rows[:count], tokens[:count], labels[:count])
+            loss = loss + self.alone * self._of(heads, None, *few, teacher)[0]
+        return loss, shown(losses)
+
+    def _of(
+        self,
+        heads: LeapHeads,
+        term: MarkovTerm | None,
+        rows: Tensor,
+        tokens: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of all places, and the mean of each."""
         stride, counts = self.schedule.stride, self.counts(len(rows))
         known = labels != IGNORE
         ids = self._ids(labels)
@@ -93,7 +115,7 @@ class DraftLoss:
         first, step = (stride - 1, stride) if term is None else (0, 1)
         numbers = torch.arange(first, self.schedule.max_drafts, step, device=rows.device)
         losses = mean_of(sums, found)
-        return (losses * self.decay**numbers).sum(), shown(losses)
+        return (losses * self.decay**numbers).sum(), losses
 
     def _ids(self, labels: Tensor) -> Tensor:
         """Labels as draft ids, NO_TARGET where there is none."""

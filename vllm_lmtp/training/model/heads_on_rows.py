@@ -31,6 +31,7 @@ class HeadsOnRows(nn.Module):
             1.0 if run.term is None else run.term.decay,
             run.heads.logits_budget,
             best=run.learn == "best",
+            alone=0.0 if run.term is None else run.term.alone,
         )
         self.register_buffer("teacher", teacher, persistent=False)
         self.recent: dict[str, list[Tensor]] = defaultdict(list)

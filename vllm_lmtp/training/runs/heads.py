@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.speculators import stated_target
 from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.data.draft_vocab import DraftVocab, count_tokens, coverage_of
 from vllm_lmtp.training.data.held_answers import spread
@@ -134,6 +135,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
         optimizers=(prepared.optimizer(run), None),
         measure=prepared.lengths,
     )
+    assert run.backbone is not None
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     content = model_log(config_path, run)
     if not is_main():
@@ -148,7 +150,8 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             model.vocab,
             model.term,
             int8=run.int8,
-            fields={"model_name": run.model_name},
+            fields={"model_name": run.model_name}
+            | stated_target(Path(run.backbone), output / "model", model.loss.schedule),
             term_facts={
                 "train_tokens": sum(len(a.answer) for a in train),
                 "steps": steps,

@@ -35,13 +35,15 @@ class DraftVocabConfig:
 class TermConfig:
     """A term (markov.py, recurrent.py). rank: r. shared: one output matrix for all heads. lr_scale:
     its learning rate over the heads'. decay: what each place of a draft counts less than the one
-    before it: a place is worth nothing where one before it is wrong.
+    before it: a place is worth nothing where one before it is wrong. alone: share of the positions
+    that also teach heads without the term, and the weight of that.
     """
 
     rank: int
     shared: bool = True
     lr_scale: float = 3.0
     decay: float = 0.8
+    alone: float = 0.0
 
     def faults(self) -> dict[str, str]:
         """Fields out of range and what they expect."""
@@ -50,6 +52,8 @@ class TermConfig:
             wrong["lr_scale"] = "above 0"
         if not 0 < self.decay <= 1:
             wrong["decay"] = "above 0 and at most 1"
+        if not 0 <= self.alone <= 1:
+            wrong["alone"] = "0 to 1"
         return wrong
 
 
