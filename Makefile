@@ -30,6 +30,7 @@ lint: .venv/.ready
 
 docs: .venv/.ready
 	$(BIN)/python -m vllm_lmtp.patches.page > docs/patches.md
+	$(BIN)/mkdocs build --strict
 
 setup:
 	rm -f .venv/.ready

@@ -43,9 +43,9 @@ YOUNG_STEPS = 200
 YOUNG_GAP, GAP = 2, 10
 """Steps between looks at least: while a size is young, and later. So looks are at most one step in
 11 once a size is known."""
-COPIES_TURN = 4
+COPIES_TURN = 3
 """Looks at heads after which copies alone are looked at, where they may be better at all."""
-COLD, PLAIN_STEPS = 2, 4
+COLD, PLAIN_STEPS = 1, 3
 """Plain steps after one with drafts that find other weights in the caches, 3.1 ms instead of 2.2
 with a small model, and are not learnt from where drafts are in use; and steps that a look at plain
 decoding takes, of which the first still verifies drafts."""
@@ -56,7 +56,7 @@ LOST = 8
 UNSEEN, UNSEEN_MOST, UNSEEN_GROWS = 0.3, 4.0, 1.5
 """Seconds without any draft after which the text may have changed, or without a plain step after
 which that may have: at first, at most, and how much longer after each look that changed nothing."""
-FIRST_COPY, FIRST_MATCH = 0.2, 0.3
+FIRST_COPY, FIRST_MATCH = 0.4, 0.3
 """Guesses of copies, before any was seen: the share of requests whose first one is accepted, and of
 those whose text says anything."""
 HOPE = 0.9
@@ -152,8 +152,8 @@ class Controller:
         size = self._ready(num_requests)
         if size is None:
             return self._at_first(num_requests)
-        if self._look == 0 and self._since_look < PLAIN_STEPS:
-            return 0
+        if self._look is not None and self._since_look < _steps_of_look(self._look):
+            return self._look
         look = self._worth_a_look(size)
         if look is None:
             return size.length
@@ -170,8 +170,10 @@ class Controller:
         if step.num_requests < 1:
             return
         self._judge(step, seconds)
-        if step.asked == self._look or self._since_look > LOST:
-            self._look = None
+        if self._look is not None:
+            taken = self._since_look >= _steps_of_look(self._look) - 1
+            if (step.asked == self._look and taken) or self._since_look > LOST:
+                self._look = None
         if not seconds or step.prefill:
             return
         most = size_of(step.num_requests)
@@ -186,6 +188,30 @@ class Controller:
             if not step.rows:
                 size.plain_seen = self.now
             self._learn(size, step, seconds, first)
+
+    def passes(self, num_requests: int, seconds: float) -> bool:
+        """Take note of a step without drafts from which nothing is to be learnt now.
+
+        Under load such steps come by the thousand; what is done for each is what they cost.
+
+        Returns:
+            False where the step must be observed as others are.
+        """
+        size = self.sizes.get(size_of(num_requests))
+        if size is None or not size.time.known or size.length or self._look is not None:
+            return False
+        if size.time.steps < YOUNG_STEPS:
+            return False
+        if self.now + seconds - size.time.last_learnt >= LEARN_SECONDS:
+            return False
+        self.steps += 1
+        self.now += seconds
+        self.budget.pay_in(seconds)
+        self.worth.wait(seconds)
+        self.copies.wait(seconds)
+        self._plain_steps += 1
+        size.plain_seen = self.now
+        return True
 
     def _judge(self, step: Step, seconds: float) -> None:
         """Learn what drafts are worth."""
@@ -429,7 +455,7 @@ class Controller:
             if other.length == size.length:
                 continue
             feared = other.seconds + other.seconds_error - other.tokens / used.rate
-            feared *= 1 if other.length else PLAIN_STEPS
+            feared *= _steps_of_look(other.length)
             benefit = other.rate * (1 + CURIOUS * other.error) / used.rate
             if unseen and size.length and not other.length:
                 benefit = max(benefit, 2.0)
@@ -469,6 +495,11 @@ class Controller:
             tokens = 1 + sum(step.accepted) / step.num_requests
             cost -= (tokens - used.tokens) / used.rate
         self.budget.settle(cost)
+
+
+def _steps_of_look(length: int) -> int:
+    """Steps that a look at a length takes in a row."""
+    return 1 if length else PLAIN_STEPS
 
 
 def size_of(num_requests: int) -> int:

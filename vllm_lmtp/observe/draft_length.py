@@ -60,6 +60,10 @@ class LengthReports:
         if not self._ever_paid and not self._gave_up and now >= NEVER_SECONDS:
             self._give_up()
 
+    def passed(self) -> None:
+        """Count a step without drafts from which nothing was learnt."""
+        self._steps[0] += 1
+
     def add_to(self, stats: Any, num_spec_tokens: int) -> None:
         """Put what is new into a step's `SchedulerStats`.
 

@@ -102,6 +102,8 @@ class LMTPProposer:
         self.least_confidence = config.lmtp_min_confidence
         self.cuts_by_price = config.lmtp_cut_by_price
         self.draws = config.draft_sample_method == "probabilistic"
+        self._batch: list[str] = []
+        self._batch_slots: list[int] = []
         self._warm_up(shape[1])
 
     def _warm_up(self, num_drafts: int) -> None:
@@ -229,13 +231,21 @@ class LMTPProposer:
         return Drawing(metadata.temperature, generators)
 
     def _assign_slots(self, scheduler_output: Any) -> list[int]:
-        self.slots.forget(scheduler_output.finished_req_ids)
-        self.slots.forget(scheduler_output.preempted_req_ids or ())
-        self.slots.forget(scheduler_output.scheduled_cached_reqs.resumed_req_ids)
-        self.slots.forget(new.req_id for new in scheduler_output.scheduled_new_reqs)
-        slots, fresh = self.slots.assign(self.runner.input_batch.req_ids, self.runner.requests)
+        batch = self.runner.input_batch.req_ids
+        leaving = (
+            scheduler_output.finished_req_ids,
+            scheduler_output.preempted_req_ids or (),
+            scheduler_output.scheduled_cached_reqs.resumed_req_ids,
+            [new.req_id for new in scheduler_output.scheduled_new_reqs],
+        )
+        if not any(leaving) and batch == self._batch:
+            return self._batch_slots
+        for req_ids in leaving:
+            self.slots.forget(req_ids)
+        slots, fresh = self.slots.assign(batch, self.runner.requests)
         for slot in fresh:
             self.decoder.history.reset(slot)
+        self._batch, self._batch_slots = list(batch), slots
         return slots
 
     def _to_device(self, values: list[int]) -> torch.Tensor:
