@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.checkpoints.subject import EMBEDDED
 from vllm_lmtp.eval.gpu.smoke import serving
 from vllm_lmtp.eval.gpu.stages import DONE, Command, Stage, run_stages
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plan(args: argparse.Namespace) -> list[Stage]:
     """Every stage, most valuable first."""
     module = [sys.executable, "-m"]
-    model = "tiny" if args.rehearse else args.model
+    model = str(EMBEDDED) if args.rehearse else args.model
 
     def smoke(folder: Path, _: float) -> list[Command]:
         tried = ["--engine", json.dumps(CPU), "--tokens", "16"] if args.rehearse else []
