@@ -104,9 +104,11 @@ def test_the_dashboard_asks_for_what_the_server_has(url: str) -> None:
 
 
 def test_bench_serve_prints_acceptance(url: str) -> None:
+    """One stream, for long enough that drafts are looked at: beside others none may pay."""
     command = [VLLM, "bench", "serve", "--base-url", url, "--model", "stories"]
-    command += ["--tokenizer", CHECKPOINT, "--dataset-name", "random", "--num-prompts", 4]
-    command += ["--random-input-len", 16, "--random-output-len", 32, "--temperature", 0]
+    command += ["--tokenizer", CHECKPOINT, "--dataset-name", "random", "--num-prompts", 8]
+    command += ["--random-input-len", 16, "--random-output-len", 64, "--temperature", 0]
+    command += ["--max-concurrency", 1]
     done = run_with_vllm(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Acceptance length" in done.stdout, done.stdout[-2000:]
