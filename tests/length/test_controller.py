@@ -10,7 +10,8 @@ from tests.support.engine_times.curves import CURVES, LENGTHS, falling, geometri
 from tests.support.engine_times.steps import Copies, Done, World, rate, run
 from vllm_lmtp.length import budget
 from vllm_lmtp.length.choices import in_order, spread_lengths
-from vllm_lmtp.length.controller import Controller, size_of
+from vllm_lmtp.length.controller import Controller
+from vllm_lmtp.length.sizes import size_of
 from vllm_lmtp.length.step import Step
 
 SETTLED = 200

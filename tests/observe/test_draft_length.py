@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm_lmtp.length.controller import Reason
+from vllm_lmtp.length.sizes import Reason
 from vllm_lmtp.length.step import Step
 from vllm_lmtp.observe import draft_length
 from vllm_lmtp.observe.carried import LengthReport, SizeInUse, length_report

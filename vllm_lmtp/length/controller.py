@@ -12,7 +12,6 @@ The controller has no clock and draws no numbers: the same steps lead to the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -22,6 +21,7 @@ from vllm_lmtp.length.cost import StepTime
 from vllm_lmtp.length.filter import Sum
 from vllm_lmtp.length.first_times import FirstTimes
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
+from vllm_lmtp.length.sizes import Reason, Size, Weighed, size_of
 from vllm_lmtp.length.step import Step
 from vllm_lmtp.length.worth import Expected, Worth
 
@@ -74,52 +74,6 @@ LEARN_SECONDS = 0.02
 costs an engine of short steps no larger share than one of long ones."""
 
 
-@dataclass(frozen=True)
-class Weighed:
-    """A length for a number of requests.
-
-    tokens: a request and step, expected. seconds: of a step. error: standard error of the rate
-    against that of the length in use, as a share of it. seconds_error: of how much longer a step
-    takes than one of the length in use. hoped: tokens, in the kindest text.
-    """
-
-    length: int
-    tokens: float
-    seconds: float
-    error: float
-    seconds_error: float
-    hoped: float
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second and request."""
-        return self.tokens / self.seconds
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Of the length in use: tokens a request and step expected, seconds of such a step, and of a
-    plain one."""
-
-    tokens: float
-    seconds: float
-    plain: float
-
-
-class _Size:
-    """What belongs to one size of batch."""
-
-    def __init__(self, lengths: Sequence[int], most: int) -> None:
-        # The rows of copies cost what others do.
-        lengths = [length for length in lengths if length >= 0]
-        self.time = StepTime(lengths, most)
-        self.length = 0
-        self.weighed: list[Weighed] = []
-        self.weighed_at = -EVERY
-        self.first: list[float] = []
-        self.plain_seen = 0.0
-
-
 class Controller:
     """Chooses, and learns from what came of it.
 
@@ -134,7 +88,7 @@ class Controller:
         self.worth = Worth(places)
         self.copies = Worth(places, FIRST_COPY, FIRST_MATCH)
         self.budget = Budget()
-        self.sizes: dict[int, _Size] = {}
+        self.sizes: dict[int, Size] = {}
         self.now = 0.0
         self.looks = 0
         self.steps = 0
@@ -179,7 +133,7 @@ class Controller:
         most = size_of(step.num_requests)
         size = self.sizes.get(most)
         if size is None:
-            size = self.sizes[most] = _Size(self.lengths, most)
+            size = self.sizes[most] = Size(self.lengths, most)
         self._plain_steps = 0 if step.rows or step.wanted else self._plain_steps + 1
         first = self._first_times.note(step.num_requests, step.rows, step.wanted != 0)
         if not size.time.known:
@@ -228,7 +182,7 @@ class Controller:
             self._patience = UNSEEN
         self._last_draft = self.now
 
-    def _learn(self, size: _Size, step: Step, seconds: float, first: bool) -> None:
+    def _learn(self, size: Size, step: Step, seconds: float, first: bool) -> None:
         """Learn what a step costs; first: it may have taken long for once."""
         time = size.time
         usual = step.asked == step.wanted == size.length
@@ -318,7 +272,7 @@ class Controller:
         new.worth.remember(known.places, WARM_TRIES)
         new.copies.remember(known.copies, WARM_TRIES)
         for most, learnt in known.sizes.items():
-            size = new.sizes[most] = _Size(new.lengths, most)
+            size = new.sizes[most] = Size(new.lengths, most)
             size.time.remember(learnt.seconds, learnt.noise, WARM_DOUBT)
             new.budget.open_size(size.time.plain, first=most == min(known.sizes))
         return new
@@ -341,14 +295,14 @@ class Controller:
         """How often the text was found changed."""
         return self.worth.changes + self.copies.changes
 
-    def _ready(self, num_requests: int) -> _Size | None:
+    def _ready(self, num_requests: int) -> Size | None:
         size = self.sizes.get(size_of(num_requests)) if num_requests > 0 else None
         if size is None or not size.time.known:
             return None
         self._weigh(size, num_requests)
         return size
 
-    def _nearest(self, most: int) -> _Size | None:
+    def _nearest(self, most: int) -> Size | None:
         """The known size of batch that is nearest to one."""
         known = [size for size in self.sizes.values() if size.time.known]
         ratio = {
@@ -372,7 +326,7 @@ class Controller:
         # No more of them in all than were good there, or one each.
         return next(m for m in reversed(upto) if self._expected(m).rows * most <= max(rows, most))
 
-    def _begin(self, size: _Size, step: Step, seconds: float) -> None:
+    def _begin(self, size: Size, step: Step, seconds: float) -> None:
         near = self._nearest(size.time.most)
         part = 1.0
         if near is not None:
@@ -388,7 +342,7 @@ class Controller:
         size.length = self._at_first(size.time.most)
         self.budget.open_size(plain, first=near is None)
 
-    def _weigh(self, size: _Size, num_requests: int) -> None:
+    def _weigh(self, size: Size, num_requests: int) -> None:
         time = size.time
         if time.steps - size.weighed_at < (1 if time.steps < YOUNG_STEPS else EVERY):
             return
@@ -407,7 +361,7 @@ class Controller:
             size.weighed = self._against(size, num_requests, expected)
             break
 
-    def _least(self, size: _Size, other: Weighed) -> float:
+    def _least(self, size: Size, other: Weighed) -> float:
         """By what share another choice must be better than the one in use to take over."""
         used = size.length
         if other.length < 0:
@@ -420,7 +374,7 @@ class Controller:
         return BETTER + (SURE_LONGER if longer else SURE_SHORTER) * other.error
 
     def _against(
-        self, size: _Size, num_requests: int, expected: Mapping[int, Expected]
+        self, size: Size, num_requests: int, expected: Mapping[int, Expected]
     ) -> list[Weighed]:
         """All lengths, against the one in use."""
         time = size.time
@@ -438,10 +392,10 @@ class Controller:
             found.append(Weighed(length, worth.tokens, seconds, error, late, hoped))
         return found
 
-    def _of(self, size: _Size, length: int) -> Weighed:
+    def _of(self, size: Size, length: int) -> Weighed:
         return size.weighed[self.lengths.index(length)]
 
-    def _worth_a_look(self, size: _Size) -> int | None:
+    def _worth_a_look(self, size: Size) -> int | None:
         young = size.time.steps < YOUNG_STEPS
         if self._look is not None or self._since_look <= (YOUNG_GAP if young else GAP):
             return None
@@ -481,7 +435,7 @@ class Controller:
         self._looks_at_heads = 0 if chosen < 0 else self._looks_at_heads + (chosen > 0)
         return chosen
 
-    def _settle(self, size: _Size, step: Step) -> None:
+    def _settle(self, size: Size, step: Step) -> None:
         """What a step cost that was not as the length in use has it."""
         if not size.weighed or (step.asked == size.length and step.wanted == size.length):
             return
@@ -500,8 +454,3 @@ class Controller:
 def _steps_of_look(length: int) -> int:
     """Steps that a look at a length takes in a row."""
     return 1 if length else PLAIN_STEPS
-
-
-def size_of(num_requests: int) -> int:
-    """The size of batch, named by its most requests: a power of two."""
-    return 1 << max(0, num_requests - 1).bit_length()

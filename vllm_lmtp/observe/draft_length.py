@@ -13,7 +13,8 @@ from typing import Any
 from vllm.logger import init_logger
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-from vllm_lmtp.length.controller import Controller, size_of
+from vllm_lmtp.length.controller import Controller
+from vllm_lmtp.length.sizes import size_of
 from vllm_lmtp.length.step import Step
 from vllm_lmtp.observe.carried import LengthReport, SizeInUse, add_length_report
 

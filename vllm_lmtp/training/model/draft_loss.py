@@ -82,23 +82,23 @@ class DraftLoss:
             decay ** place, summed, and `alone` times the same of the heads without a term. And the
             means of the places, detached.
         """
-        loss, losses = self._of(heads, term, rows, tokens, labels, teacher)
+        batch = rows, tokens, labels
+        loss, losses = self._of(heads, term, batch, teacher)
         if term is not None and self.alone:
             count = max(1, round(len(rows) * self.alone))
-            few = (rows[:count], tokens[:count], labels[:count])
-            loss = loss + self.alone * self._of(heads, None, *few, teacher)[0]
+            few = rows[:count], tokens[:count], labels[:count]
+            loss = loss + self.alone * self._of(heads, None, few, teacher)[0]
         return loss, shown(losses)
 
     def _of(
         self,
         heads: LeapHeads,
         term: MarkovTerm | None,
-        rows: Tensor,
-        tokens: Tensor,
-        labels: Tensor,
+        batch: tuple[Tensor, Tensor, Tensor],
         teacher: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of all places, and the mean of each."""
+        """The loss of all places, and the mean of each; batch: rows, tokens and labels."""
+        rows, tokens, labels = batch
         stride, counts = self.schedule.stride, self.counts(len(rows))
         known = labels != IGNORE
         ids = self._ids(labels)
