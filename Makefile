@@ -1,7 +1,7 @@
 # Each target sets up .venv when it is missing, so on a fresh machine one command is enough.
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-distributed test-wheels lint docs setup clean
+.PHONY: demo test test-all test-distributed test-features test-wheels lint docs setup clean
 
 demo: .venv/.ready
 	$(BIN)/vllm-lmtp demo
@@ -18,6 +18,10 @@ test-distributed: .venv/.ready
 	$(BIN)/python -m pytest tests/distributed tests/engine/test_processes.py \
 	  --durations 20 --layouts tests/distributed/record.json
 	$(BIN)/python -m tests.distributed.table
+
+test-features: .venv/.ready
+	$(BIN)/python -m pytest tests/features --features tests/features/record.json
+	$(BIN)/python -m tests.features.table
 
 test-wheels: .venv/.ready
 	$(BIN)/python -m pytest -m wheels

@@ -45,6 +45,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "the id of such a data set",
     )
     add(
+        "--init",
+        metavar="HEADS",
+        help="go on from these heads, a folder or id, instead of the model's output matrix",
+    )
+    add(
         "--report-to",
         nargs="+",
         default=[],
@@ -69,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
         check_reporting(args.report_to)
         from vllm_lmtp.tools.recipe.make import make_heads
 
-        report = make_heads(args.model, args.output, args.minutes, args.prompts, args.report_to)
+        report = make_heads(
+            args.model, args.output, args.minutes, args.prompts, args.report_to, args.init
+        )
     if args.json:
         print_json(report)
         return 0

@@ -16,7 +16,7 @@ import torch
 from jinja2 import TemplateError
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.formats.checkpoint import read_config
+from vllm_lmtp.formats.checkpoint import read_checkpoint, read_config
 from vllm_lmtp.formats.files import fetch
 from vllm_lmtp.formats.whole import room_for, whole_folder, write_json
 from vllm_lmtp.method.leap import LeapSchedule
@@ -61,6 +61,7 @@ def make_heads(
     minutes: float,
     prompts: Sequence[str] = (),
     report_to: Sequence[str] = (),
+    init: str | None = None,
 ) -> dict[str, Any]:
     """Make heads for a model, in a folder that can be served.
 
@@ -69,7 +70,8 @@ def make_heads(
     Args:
         model: folder or Hugging Face id of a causal language model. minutes: to take in all.
         prompts: files of JSON lines with `prompt` or `messages`, or ids of such data sets.
-        report_to: where transformers reports training to.
+        report_to: where transformers reports training to. init: folder or Hugging Face id of heads
+        of three and stride 2 to go on from, with their draft vocabulary.
 
     Returns:
         The report: what was made of what, and tokens a step on held-out answers.
@@ -81,7 +83,13 @@ def make_heads(
     subject = subject_of(model)
     work = output.with_name(f"{output.name}.work")
     given, data = given_sets(prompts, work)
-    asked = {"model": subject.name, "minutes": minutes, "prompts": [s.name for s in given]}
+    begin = None if init is None else init_of(init, subject)
+    asked = {
+        "model": subject.name,
+        "minutes": minutes,
+        "prompts": [s.name for s in given],
+        "init": None if begin is None else begin.name,
+    }
     done = output / REPORT
     if done.is_file():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
@@ -98,7 +106,7 @@ def make_heads(
     with room_for(output):
         plan = Plan(work / "plan.json", asked, 60 * minutes)
         _answers(plan, subject, work, minutes, given, data)
-        run = _trained(plan, subject, work, output.name, report_to)
+        run = _trained(plan, subject, work, output.name, begin, report_to)
         return _finish(plan, subject, work, output, run)
 
 
@@ -135,6 +143,27 @@ def subject_of(model: str) -> Subject:
         cores=cores,
         workers=1 if gpu else _engines(folder, cores),
     )
+
+
+def init_of(heads: str, subject: Subject) -> Path:
+    """The folder of heads to go on from.
+
+    Raises:
+        LMTPError: there are none, or they are another model's or have another layout.
+    """
+    folder = fetch(heads)
+    start = read_checkpoint(folder)
+    sizes = start.schedule.n_heads, start.schedule.stride, start.hidden_size, start.vocab_size
+    fitting = HEADS, STRIDE, subject.hidden_size, subject.vocab_size
+    if sizes != fitting:
+        raise refuse(
+            str(folder / "config.json"),
+            "n_head, skip_token, hidden_size, vocab_size",
+            found=sizes,
+            expected=f"{fitting}, those of the recipe and the model",
+            remedy="name others, or leave --init out: heads are made anew then",
+        )
+    return folder
 
 
 def _takes_system(tokenizer: Any) -> bool:
@@ -209,7 +238,12 @@ def _answers(
 
 
 def _trained(
-    plan: Plan, subject: Subject, work: Path, name: str, report_to: Sequence[str]
+    plan: Plan,
+    subject: Subject,
+    work: Path,
+    name: str,
+    init: Path | None,
+    report_to: Sequence[str],
 ) -> HeadsRun:
     def settings(steps: int, held_out: int, measured_tokens: int) -> HeadsRun:
         return heads_run(
@@ -219,6 +253,7 @@ def _trained(
             steps=steps,
             held_out=held_out,
             measured_tokens=measured_tokens,
+            init=init,
             report_to=report_to,
         )
 

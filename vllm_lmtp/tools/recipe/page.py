@@ -8,13 +8,14 @@ from typing import Any
 
 
 def command(asked: Mapping[str, Any], name: str) -> str:
-    """What was asked for, as it is typed; the given prompts are not named.
+    """What was asked for, as it is typed; the given prompts are not named, other heads are.
 
     Args:
         asked: of the plan. name: of the output.
     """
     given = " --prompts FILE" if asked["prompts"] else ""
-    return f"vllm-lmtp heads {asked['model']} {name} --minutes {asked['minutes']:g}{given}"
+    init = f" --init {asked['init']}" if asked.get("init") else ""
+    return f"vllm-lmtp heads {asked['model']} {name} --minutes {asked['minutes']:g}{given}{init}"
 
 
 def card(report: Mapping[str, Any], log: Mapping[str, Any]) -> str:

@@ -23,11 +23,15 @@ POSITIONS = 512
 LEARNING_RATE, WARMUP, BETA2 = 1e-3, 0.03, 0.95
 LOSS = LossConfig(ce=0.1, kl_div=0.9)
 TEMPERATURES = (0.0, 0.7, 1.0)
+ALONE = 0.1
+"""Share of the positions that also teach heads without their term: what `doctor` and `calibrate`
+tell a checkpoint's offset by."""
 ANSWER_TOKENS, OPENING_TOKENS, QUESTION_TOKENS, PROMPT_TOKENS = 256, 24, 192, 512
 INT8_FROM = 16 * 2**20
 """Bytes of the heads in bfloat16 from which they are stored in int8."""
-COMPILED_FROM = 20.0
-"""Minutes from which compiling the model pays."""
+LONG = 20.0
+"""Minutes from which compiling the model pays on a GPU, and larger shards on a CPU: there a program
+that vLLM compiled made 297 tokens a second where the plain one made 378 (SmolLM2, bfloat16)."""
 SYSTEMS = (
     "You are a helpful assistant.",
     "You answer questions about facts, people, places and dates.",
@@ -80,7 +84,7 @@ def answers_run(
         minutes: of the whole. shards: of answers.
     """
     prompt_tokens = min(PROMPT_TOKENS, subject.context // 3)
-    share = round(minutes * (512 if subject.gpu else 32))
+    share, long = round(minutes * (512 if subject.gpu else 32)), minutes >= LONG
     own = SelfWritten(
         count=min(32768, max(256, share if subject.chat else 4 * share)),
         max_tokens=QUESTION_TOKENS if subject.chat else OPENING_TOKENS,
@@ -91,14 +95,14 @@ def answers_run(
     answers = SampleConfig(
         temperatures=TEMPERATURES,
         shards=shards,
-        texts_per_shard=256 if subject.gpu else 32,
+        texts_per_shard=256 if subject.gpu else 96 if long else 32,
         max_tokens=min(ANSWER_TOKENS, subject.context - prompt_tokens),
         seed=1000 * SEED,
-        batch=256 if subject.gpu else 32,
+        batch=256 if subject.gpu else 48 if long else 32,
         kv_cache_gib=1,
         workers=subject.workers,
         keep_rows=True,
-        eager=minutes < COMPILED_FROM,
+        eager=not (subject.gpu and long),
     )
     return DistillRun(
         run="distill",
@@ -121,9 +125,14 @@ def heads_run(
     steps: int,
     held_out: int,
     measured_tokens: int,
+    init: Path | None = None,
     report_to: Sequence[str] = (),
 ) -> HeadsRun:
-    """The training of heads and a recurrent term on these answers."""
+    """The training of heads and a recurrent term on these answers.
+
+    Args:
+        init: a folder of heads to go on from.
+    """
     size = subject.draft_vocabulary
     width = (size or subject.vocab_size) * (HEADS * subject.hidden_size + 2 * RANK)
     return HeadsRun(
@@ -145,8 +154,9 @@ def heads_run(
         ),
         dataset=str(work / "answers" / "dataset"),
         backbone=str(subject.folder),
-        draft_vocab=None if size is None else DraftVocabConfig(size=size),
-        recurrent=TermConfig(rank=RANK),
+        draft_vocab=None if size is None or init else DraftVocabConfig(size=size),
+        init=None if init is None else str(init),
+        recurrent=TermConfig(rank=RANK, alone=ALONE),
         loss=LOSS,
         int8=2 * width > INT8_FROM,
         measured_tokens=measured_tokens,
