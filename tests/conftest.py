@@ -1,4 +1,4 @@
-"""How tests share the machine, and records of what they tried: `--layouts` and `--features FILE`."""
+"""How tests share the machine, and records of what they tried (`--layouts`, `--features` FILE)."""
 
 from __future__ import annotations
 
