@@ -4,7 +4,7 @@ Importing this package imports neither torch nor vLLM, so that vLLM's plugin loa
 in every process, pays nothing for it until L-MTP is asked for.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 METHOD = "lmtp"
 """The name of the speculative method, as users write it."""

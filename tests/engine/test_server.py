@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -111,4 +112,22 @@ def test_bench_serve_prints_acceptance(url: str) -> None:
     command += ["--max-concurrency", 1]
     done = run_with_vllm(command)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Acceptance length" in done.stdout, done.stdout[-2000:]
+
+
+def test_bench_serve_asks_speed_bench(url: str, tmp_path: Path) -> None:
+    """A file as SPEED-Bench's own script writes it; this tokenizer has no chat template."""
+    rows = [
+        {"question_id": n, "category": "writing", "messages": [{"role": "user", "content": text}]}
+        for n, text in enumerate(("Once upon a time", "Tom and Lily went to the", "One day"))
+    ]
+    (tmp_path / "qualitative.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [VLLM, "bench", "serve", "--base-url", url, "--model", "stories"]
+    command += ["--tokenizer", CHECKPOINT, "--dataset-name", "speed_bench"]
+    command += ["--dataset-path", tmp_path, "--speed-bench-dataset-subset", "qualitative"]
+    command += ["--speed-bench-output-len", 64, "--num-prompts", 3, "--skip-chat-template"]
+    command += ["--temperature", 0, "--max-concurrency", 1]
+    done = run_with_vllm(command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"Successful requests: +3\b", done.stdout), done.stdout[-2000:]
     assert "Acceptance length" in done.stdout, done.stdout[-2000:]

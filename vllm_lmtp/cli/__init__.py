@@ -28,6 +28,7 @@ from vllm_lmtp.cli import (
     tune,
     version,
 )
+from vllm_lmtp.cli.shared.missing import refusal_of
 from vllm_lmtp.cli.shared.output import add_json_flag, print_refusals
 from vllm_lmtp.errors import LMTPError
 
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_json_flag(parser, default=False)
     parser.set_defaults(run=None)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
@@ -88,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
     except LMTPError as error:
         print_refusals(error, as_json=args.json)
+        return 2
+    except ModuleNotFoundError as error:
+        print_refusals(refusal_of(error, args.command), as_json=args.json)
         return 2
     except KeyboardInterrupt:
         return 130
