@@ -15,7 +15,6 @@ from vllm_lmtp.compat import SUPPORTED_VLLM, is_supported
 from vllm_lmtp.patches import (
     async_scheduling,
     cli_args,
-    cpu_sampling,
     draft_reports,
     draft_tokens,
     load_weights,
@@ -30,6 +29,14 @@ from vllm_lmtp.patches import (
     scheduler,
     served_alone,
     speculative_config,
+)
+from vllm_lmtp.patches.faults import (
+    cpu_sampling,
+    generation_tokens,
+    input_in_parts,
+    thinking_budget,
+    token_logprobs_v1,
+    token_logprobs_v2,
 )
 from vllm_lmtp.patches.record import Binding, Patch
 
@@ -48,6 +55,11 @@ PATCHES: tuple[Patch, ...] = (
     runner_v2.PATCH,
     no_drafts.PATCH,
     cpu_sampling.PATCH,
+    thinking_budget.PATCH,
+    token_logprobs_v1.PATCH,
+    token_logprobs_v2.PATCH,
+    input_in_parts.PATCH,
+    generation_tokens.PATCH,
     metrics.PATCH,
     log_line.PATCH,
     scheduler.PATCH,

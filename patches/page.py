@@ -6,6 +6,7 @@ Run `python -m vllm_lmtp.patches.page > docs/patches.md` after a change to any o
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from vllm_lmtp.patches import PATCHES, SUPPORTED_VLLM, Patch
 
@@ -33,6 +34,17 @@ def render() -> str:
     return HEAD.format(count=count) + rows + sections
 
 
+def file_of(patch: Patch) -> Path:
+    """The patch's file, from the folder that holds `patches/`.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    folder = Path(__file__).parent
+    (file,) = folder.rglob(f"{patch.name}.py")
+    return file.relative_to(folder.parent)
+
+
 def _row(patch: Patch) -> str:
     return f"| [{patch.name}](#{patch.name}) | {len(patch.bindings)} | {patch.remove_when} |\n"
 
@@ -45,7 +57,7 @@ def _section(patch: Patch) -> str:
 {patch.why}
 
 {bindings}
-File: `patches/{patch.name}.py`.
+File: `{file_of(patch)}`.
 vLLM versions: {patch.vllm or "all, so that an unsupported one can be refused"}.
 Written against: {patch.written_against}.
 Upstream: {patch.upstream}.

@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_SHOWN = 100
+"""Reasons that a message spells out; nobody reads the ten thousandth."""
+LONGEST_PART = 10_000
+"""Characters of a place, a field or what was found that it shows."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -29,9 +34,14 @@ class Refusal:
 
     def __str__(self) -> str:
         return (
-            f"{self.where}: {self.field}: found {self.found}; "
+            f"{_short(self.where)}: {_short(self.field)}: found {_short(self.found)}; "
             f"expected {self.expected}. Remedy: {self.remedy}"
         )
+
+
+def _short(text: str) -> str:
+    """A file may hold names of megabytes."""
+    return text if len(text) <= LONGEST_PART else f"{text[:LONGEST_PART]}..."
 
 
 class LMTPError(ValueError):
@@ -42,8 +52,11 @@ class LMTPError(ValueError):
         if len(self.refusals) == 1:
             text = f"L-MTP: {self.refusals[0]}"
         else:
-            lines = "\n".join(f"  {i}. {r}" for i, r in enumerate(self.refusals, 1))
-            text = f"L-MTP: {len(self.refusals)} reasons:\n{lines}"
+            shown = enumerate(self.refusals[:MOST_SHOWN], 1)
+            lines = [f"  {i}. {r}" for i, r in shown]
+            if more := len(self.refusals) - len(lines):
+                lines.append(f"  and {more} more")
+            text = "\n".join([f"L-MTP: {len(self.refusals)} reasons:", *lines])
         super().__init__(text)
 
     def __reduce__(self) -> tuple[type[LMTPError], tuple[tuple[Refusal, ...]]]:

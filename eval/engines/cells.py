@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.eval.engines.engine import ACCEPTED_TOKENS, DRAFT_TOKENS, DRAFTS, ENGINE_STEPS, Run
+from vllm_lmtp.formats.whole import room_for
 from vllm_lmtp.observe.metrics import DRAFT_SECONDS
 
 
@@ -90,5 +91,5 @@ class CellStore:
         """Keep a cell."""
         self._cells[key] = cell
         if self.file is not None:
-            with self.file.open("a", encoding="utf-8") as handle:
+            with room_for(self.file), self.file.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"key": key, "cell": asdict(cell)}) + "\n")

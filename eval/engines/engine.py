@@ -126,6 +126,8 @@ class Engine:
             # Two engines share the device.
             "gpu_memory_utilization": 0.4,
             "distributed_executor_backend": "uni",
+            # Rounds repeat their prompts; a cached prefix would make the later ones another test.
+            "enable_prefix_caching": False,
         }
         os.environ.setdefault(CACHE_GIB, str(LEAST_CACHE_GIB))
         self.has_tokenizer = has_tokenizer
@@ -136,8 +138,6 @@ class Engine:
             skip_tokenizer_init=not has_tokenizer,
             disable_log_stats=False,
             use_tqdm_on_load=False,
-            # Rounds repeat their prompts; a cached prefix would make the later ones another test.
-            enable_prefix_caching=False,
             seed=0,
             **(defaults | options),
         )
@@ -168,7 +168,7 @@ class Engine:
         return Run(
             [list(o.outputs[0].token_ids) for o in outputs],
             [o.outputs[0].text for o in outputs],
-            [_steps(o.outputs[0].spec_decode_metrics) for o in outputs if self._has_steps],
+            [steps_of(o.outputs[0].spec_decode_metrics) for o in outputs if self._has_steps],
             seconds,
             self._counters() - before,
         )
@@ -241,7 +241,7 @@ class Engine:
         return found
 
 
-def _steps(metrics: Any) -> Steps:
+def steps_of(metrics: Any) -> Steps:
     """vLLM's record of one request, which is missing where it never drafted."""
     if metrics is None:
         return Steps((), ())

@@ -48,7 +48,8 @@ class Server:
     """Starts `vllm serve` and waits until it answers.
 
     Args:
-        model: folder or id. options: of the command, without their dashes; True for a flag.
+        model: folder or id. options: of the command, without their dashes; True for a flag, a list
+            for several words.
         log: file that gets what it prints. cache_gib: of its KV cache on a CPU.
 
     Raises:
@@ -71,7 +72,8 @@ class Server:
         if speculative_config is not None:
             words += ["--speculative-config", json.dumps(speculative_config)]
         for name, value in options.items():
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            words += [f"--{name}", *map(str, values)]
         # Engines of servers are processes; it is those of this process that are told not to be.
         env = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
         env.setdefault(CACHE_GIB, str(cache_gib))
@@ -87,6 +89,11 @@ class Server:
     def address(self) -> str:
         """Of the server."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started; workers are its children."""
+        return self._process.pid
 
     def bench(self, burst: Burst) -> dict[str, Any]:
         """What `vllm bench serve` says of a burst of requests.

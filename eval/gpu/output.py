@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.eval.provenance import provenance
+from vllm_lmtp.formats.whole import whole_file, write_text
 
 
 def save(kind: str, result: dict[str, Any], words: Sequence[str], folder: Path) -> None:
@@ -21,7 +22,7 @@ def save(kind: str, result: dict[str, Any], words: Sequence[str], folder: Path) 
     source["command"] = source["command"].replace("vllm-lmtp ", "python -m vllm_lmtp.", 1)
     whole = {"kind": kind} | result | {"provenance": source}
     text = json.dumps(whole, indent=1)
-    (folder / f"{kind}.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / f"{kind}.json", text + "\n")
     if result["runs"]:
         _draw(kind, result["runs"], folder / f"{kind}.png")
 
@@ -52,6 +53,7 @@ def _draw(kind: str, runs: list[dict[str, Any]], file: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
         figure.tight_layout()
-        figure.savefig(file, dpi=100, metadata={"Software": None})
+        with whole_file(file) as part:
+            figure.savefig(part, dpi=100, format="png", metadata={"Software": None})
     finally:
         pyplot.close(figure)

@@ -11,7 +11,6 @@ further than each text. Tokens are random: times hardly depend on them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ import torch
 
 from vllm_lmtp.eval.gpu.timing import as_graph
 from vllm_lmtp.eval.provenance import provenance
+from vllm_lmtp.formats.whole import room_for, write_json
 from vllm_lmtp.runner_v2.texts import SlotTexts
 
 WARM = 3
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source["command"] = source["command"].replace("vllm-lmtp ", "python -m vllm_lmtp.", 1)
     asked = {name: getattr(args, name) for name in ("places", "longest", "threads", "rounds")}
     result = {"kind": "copy_cost", "device": args.device} | asked | {"runs": runs}
-    args.output.write_text(json.dumps(result | {"provenance": source}, indent=1) + "\n")
+    with room_for(args.output):
+        write_json(args.output, result | {"provenance": source})
     return 0
 
 

@@ -12,7 +12,6 @@ Rows are random: times do not depend on them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from vllm_lmtp.eval.provenance import provenance
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary
 from vllm_lmtp.formats.scorer_tensors import TERMS
+from vllm_lmtp.formats.whole import room_for, write_json
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.runner_v2.draft_inputs import DraftInputs
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = provenance(["eval.measurements.draft_cost", *words], seed=0)
     source["command"] = source["command"].replace("vllm-lmtp ", "python -m vllm_lmtp.", 1)
     result = {"kind": "draft_cost", "dtype": args.dtype, "rounds": args.rounds, "runs": runs}
-    args.output.write_text(json.dumps(result | {"provenance": source}, indent=1) + "\n")
+    with room_for(args.output):
+        write_json(args.output, result | {"provenance": source})
     return 0
 
 

@@ -27,7 +27,7 @@ from vllm_lmtp.eval.provenance import provenance
 from vllm_lmtp.eval.statistics import share
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.read import draft_vocabulary
-from vllm_lmtp.formats.whole import write_json
+from vllm_lmtp.formats.whole import room_for, write_json
 from vllm_lmtp.training.data.held_answers import check_answers, spread
 from vllm_lmtp.training.data.kept_rows import Answer, load_rows, read_answers
 from vllm_lmtp.training.data.records import split_held_out
@@ -64,7 +64,8 @@ def main(words: Sequence[str]) -> int:
     matrix = output_matrix(args.teacher).float()
     found = measure(checkpoint, matrix, chosen, args.temperature, args.draft_temperatures)
     result = {"provenance": provenance(["eval.offline.draft_temperature", *words], 0), **found}
-    write_json(args.output, result)
+    with room_for(args.output):
+        write_json(args.output, result)
     places = [str(n + 1) for n in range(checkpoint.schedule.max_drafts)]
     print("\n".join(table(("drawn at", "length", "gain", *places), rows(found))))
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.eval.engines.cells import key_of
+from vllm_lmtp.formats.whole import room_for, write_json
 
 KINDS = ("heads", "acceptance", "lossless", "tune", "speed", "serve", "quality")
 """In their order on the page; the last two only where they are asked for."""
@@ -160,7 +161,8 @@ class Stamps:
     def note(self, kind: str, facts: Mapping[str, Any], code: int) -> None:
         """The part has just been measured so."""
         self._known[kind] = {"key": key_of(facts), "code": code}
-        self.file.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+        with room_for(self.file):
+            write_json(self.file, self._known)
 
     def written(self, kind: str) -> int | None:
         """When its result was written, in ns; None where there is none."""

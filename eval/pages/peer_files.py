@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.formats.whole import write_json
+from vllm_lmtp.formats.whole import write_json, write_text
 
 FOLDER, CSV, JSON = "peers", "acceptance.csv", "acceptance_rate.json"
 
@@ -28,9 +27,7 @@ def write_peer_files(result: Mapping[str, Any], folder: Path) -> list[Path]:
             name = re.sub(r"[^\w.+-]+", "-", variant["name"])
             place = folder / FOLDER / f"{name}-t{found['temperature']:g}"
             place.mkdir(parents=True, exist_ok=True)
-            part = place / f"{CSV}.part"
-            part.write_text(as_csv(found["speculators"]), encoding="utf-8")
-            os.replace(part, place / CSV)
+            write_text(place / CSV, as_csv(found["speculators"]))
             write_json(place / JSON, found["modelopt"])
             written += [place / CSV, place / JSON]
     return written

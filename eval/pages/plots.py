@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_lmtp.eval.pages.speed_plots import draw_serve, draw_speed, draw_tune
 from vllm_lmtp.eval.pages.sweep_plots import draw_sweep
+from vllm_lmtp.eval.pages.trust.plots import draw_exact, draw_soak
 
 HEIGHT = 3.6
 WIDTH = 5.2
@@ -32,6 +33,8 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         "quality": _quality,
         "scaling": _scaling,
         "sweep": draw_sweep,
+        "exact": draw_exact,
+        "soak": draw_soak,
     }
     figure = drawings[result["kind"]](pyplot, result)
     try:

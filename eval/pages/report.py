@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from vllm_lmtp.eval.pages import (
     tune,
 )
 from vllm_lmtp.eval.pages.peer_files import write_peer_files
-from vllm_lmtp.formats.whole import write_json
+from vllm_lmtp.eval.pages.trust import exact, soak
+from vllm_lmtp.formats.whole import whole_file, write_json, write_text
 
 PAGES = {
     "heads": heads.page,
@@ -33,6 +33,8 @@ PAGES = {
     "quality": quality.page,
     "scaling": scaling.page,
     "sweep": sweep.page,
+    "exact": exact.page,
+    "soak": soak.page,
 }
 
 
@@ -109,22 +111,18 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
     base = folder / result["kind"]
     files = [base.with_suffix(suffix) for suffix in (".json", ".md", ".png")]
-    part = base.with_suffix(".part")
     try:
         write_json(files[0], dict(result))
-        part.write_text(render(result), encoding="utf-8")
-        os.replace(part, files[1])
-        draw(result, part)
-        os.replace(part, files[2])
+        write_text(files[1], render(result))
+        with whole_file(files[2]) as part:
+            draw(result, part)
         if result["kind"] == "heads":
             files.append(base.with_name("heads_tree.png"))
-            draw_trees(result, part)
-            os.replace(part, files[3])
+            with whole_file(files[3]) as part:
+                draw_trees(result, part)
         if result["kind"] == "acceptance":
             files += write_peer_files(result, folder)
     except OSError as error:
-        for left_over in (part, files[0].with_name(files[0].name + ".part")):
-            left_over.unlink(missing_ok=True)
         raise refuse(
             str(folder),
             "--output",

@@ -14,6 +14,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.engine)
+            if item.path.name != "test_table.py":
+                item.add_marker(pytest.mark.slow)  # `make test-features` runs them
 
 
 @pytest.fixture

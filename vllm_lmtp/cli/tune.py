@@ -15,6 +15,7 @@ from vllm_lmtp.cli.shared.arguments import add_option_argument
 from vllm_lmtp.cli.shared.measuring import add_common, run_measurement
 from vllm_lmtp.cli.shared.output import positive_argument, print_progress
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import write_text
 
 if TYPE_CHECKING:
     from vllm_lmtp.eval.engines.variants import Variant
@@ -201,7 +202,7 @@ def write_config(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(served, sort_keys=False, width=10_000)
-        file.write_text(header + text, encoding="utf-8")
+        write_text(file, header + text)
     except OSError as error:
         raise refuse(
             str(file),

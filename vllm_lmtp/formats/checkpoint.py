@@ -12,7 +12,6 @@ no other format is opened. Every fault is collected, so that one error lists the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from reprlib import repr as shown
 from typing import Any, TypeGuard
 
 from vllm_lmtp.errors import LMTPError, Refusal, raise_refusals, refuse
+from vllm_lmtp.formats.inside import refuse_links_out
+from vllm_lmtp.formats.json_file import read_json
 from vllm_lmtp.formats.scorer_tensors import SCORER_TENSORS, ScorerFacts, ScorerSizes, read_scorer
 from vllm_lmtp.formats.tensors import (
     D2T,
@@ -48,6 +49,8 @@ MAX_STRIDE = 64
 MAX_LAYERS = 64
 # (value, id) pairs cross tensor-parallel ranks as float32, which is exact below this.
 MAX_VOCAB = 2**24
+# Of one safetensors file: some 90,000 tensors. safetensors itself reads ten times that.
+MAX_HEADER = 10**7
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         found, expected = "no such file", "the config.json that was saved beside the weights"
         remedy = "copy it from the folder that the training run wrote"
         raise refuse(str(folder), CONFIG_FILE, found=found, expected=expected, remedy=remedy)
-    return _read_json(path, remedy="restore the file from the training run")
-
-
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
-    expected = "a JSON object"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        found = f"unreadable JSON ({error})"
-        raise refuse(str(path), "content", found=found, expected=expected, remedy=remedy) from error
-    if not isinstance(content, dict):
-        found = f"a JSON {type(content).__name__}"
-        raise refuse(str(path), "content", found=found, expected=expected, remedy=remedy)
-    return content
+    return read_json(path, remedy="restore the file from the training run")
 
 
 def is_lmtp_config(config: Mapping[str, Any]) -> bool:
@@ -217,6 +207,10 @@ class _Stated:
         """
         expected = f"{rows}, as in the head tensors"
         remedy = "restore config.json or the weights: they are of different models"
+        if rows > MAX_VOCAB:
+            where, field = str(folder), "heads.heads.*.lm_head.weight"
+            most, again = f"at most {MAX_VOCAB}", "restore the weights of the training run"
+            self.faults.append(Refusal(where, field, f"{rows} rows", most, again))
         if not mapped:
             if rows and "draft_vocab_size" in self.config:
                 found = "no such tensor, but config.json states draft_vocab_size"
@@ -274,11 +268,16 @@ def _head_tensors(folder: Path, faults: list[Refusal]) -> dict[str, TensorInfo]:
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """The folder's weight files: those its index names, or all where it has no index."""
+    """The folder's weight files: those its index names, or all where it has no index.
+
+    Raises:
+        LMTPError: there are none, or one of them, the index or config.json is a link that leaves
+            the folder.
+    """
     index = folder / INDEX_FILE
-    if os.path.isfile(index):
-        return _shards(index)
-    if files := sorted(folder.glob("*.safetensors")):
+    files = _shards(index) if os.path.isfile(index) else sorted(folder.glob("*.safetensors"))
+    if files:
+        refuse_links_out(folder, [folder / CONFIG_FILE, index, *files])
         return files
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
@@ -291,7 +290,7 @@ def safetensors_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     """The files an index names, each of which must lie beside it."""
-    weight_map = _read_json(index, remedy="download the index again").get("weight_map")
+    weight_map = read_json(index, remedy="download the index again").get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         found, remedy = shown(weight_map), "download the index again"
@@ -313,6 +312,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     try:
         if not os.path.isfile(file):  # to open a pipe would be to wait for ever
             raise OSError("no such file, or not a regular one")
+        _check_header_size(file)
         with safe_open(str(file), framework="pt") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
             return {
@@ -324,3 +324,15 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         expected = "a safetensors file of the size its header states"
         remedy = "download or copy the file again; it is truncated or not safetensors"
         raise refuse(str(file), "content", found=found, expected=expected, remedy=remedy) from error
+
+
+def _check_header_size(file: Path) -> None:
+    """A header is read whole, and each of its tensors is looked at.
+
+    Raises:
+        ValueError: it states more than any model has.
+    """
+    with file.open("rb") as handle:
+        stated = int.from_bytes(handle.read(8), "little")
+    if stated > MAX_HEADER:
+        raise ValueError(f"a header of {stated} bytes, and at most {MAX_HEADER} are read")

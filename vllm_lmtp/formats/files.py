@@ -18,6 +18,7 @@ from vllm_lmtp.formats.checkpoint import (
     safetensors_files,
 )
 from vllm_lmtp.formats.hub import WANTED_FILES, resolve_folder
+from vllm_lmtp.formats.inside import refuse_links_out
 from vllm_lmtp.formats.tensors import OUR_PREFIXES, TensorInfo
 
 if TYPE_CHECKING:
@@ -155,8 +156,13 @@ def read_tensor(file: Path, name: str) -> Tensor:
 
 
 def companions(folder: Path, patterns: tuple[str, ...] = COMPANIONS) -> list[Path]:
-    """The files of a folder that belong to its model beside config.json and weights."""
+    """The files of a folder that belong to its model beside config.json and weights.
+
+    Raises:
+        LMTPError: one of them is a link that leaves the folder.
+    """
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    refuse_links_out(folder, sorted(found))
     return sorted(found)
 
 

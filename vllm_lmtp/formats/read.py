@@ -79,7 +79,7 @@ def draft_vocabulary(checkpoint: HeadsCheckpoint) -> torch.Tensor | None:
 
 
 def read_tensor(checkpoint: HeadsCheckpoint, name: str, rows: slice = EVERYTHING) -> torch.Tensor:
-    """Rows of one tensor, as stored."""
+    """Rows of one tensor, as stored: mapped from the file, so who keeps it keeps a copy of it."""
     with safe_open(str(checkpoint.tensors[name].file), framework="pt") as handle:
         part: torch.Tensor = handle.get_slice(name)[rows]
         return part

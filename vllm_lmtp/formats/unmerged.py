@@ -6,11 +6,11 @@ backbone of each request, while leap heads draft for all requests at once; so it
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
-from vllm_lmtp.errors import refuse
+from vllm_lmtp.errors import LMTPError, refuse
+from vllm_lmtp.formats.json_file import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -40,8 +40,7 @@ def refuse_adapter(folder: Path) -> None:
 def _base(folder: Path) -> str:
     """The stage-1 folder that the adapter says it was trained on, else a word in its place."""
     try:
-        stated = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = stated["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        base = read_json(folder / ADAPTER_CONFIG, remedy="").get("base_model_name_or_path")
+    except LMTPError:
         base = None
     return base if isinstance(base, str) and base else "STAGE1"

@@ -9,16 +9,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.errors import refuse
+from vllm_lmtp.errors import LMTPError, refuse
 
 NEW, OLD = ".new", ".old"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers, which are written in Rust, word an error of the system."""
 
 
 @contextmanager
@@ -68,11 +71,9 @@ def room_for(output: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors and torch.save have errors of their own for a write that failed.
-        is_write = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
-        if not is_write and not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        reason = no_room(error)
+        if reason is None:
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise refuse(
             str(output),
             "output",
@@ -83,12 +84,45 @@ def room_for(output: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON file, replacing the old one only when the new one is whole."""
+def no_room(error: BaseException) -> str | None:
+    """Why a write failed, where an error says that it was for want of room or of leave."""
+    said = str(error)
+    if isinstance(error, LMTPError):  # which may quote one
+        return None
+    if isinstance(error, OSError):
+        return (error.strerror or said) if error.errno in _NO_ROOM else None
+    found = _OS_ERROR.search(said)
+    torch_save = "PytorchStreamWriter" in said or "enforce fail at inline_container" in said
+    if torch_save or (found and int(found[1]) in _NO_ROOM):
+        return said.splitlines()[0]
+    return None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that becomes `path` when the block ends without an error.
+
+    After an error it is removed, and `path` is what it was.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _flush(part)
-    part.replace(path)
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one UTF-8 file, replacing the old one only when the new one is whole."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """As `write_text`, of an object."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

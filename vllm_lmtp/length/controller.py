@@ -22,7 +22,7 @@ from vllm_lmtp.length.filter import Sum
 from vllm_lmtp.length.first_times import FirstTimes
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
 from vllm_lmtp.length.sizes import Reason, Size, Weighed, size_of
-from vllm_lmtp.length.step import Step
+from vllm_lmtp.length.step import Step, believed
 from vllm_lmtp.length.worth import Expected, Worth
 
 FIRST_STEPS = 5
@@ -118,7 +118,7 @@ class Controller:
     def observe(self, step: Step) -> None:
         """Learn from a step; steps come in order, each once, however late."""
         self.steps += 1
-        seconds = step.seconds or 0.0
+        seconds = believed(step.seconds)
         self.now += seconds
         self.budget.pay_in(seconds)
         if step.num_requests < 1:
@@ -156,7 +156,7 @@ class Controller:
             return False
         if size.time.steps < YOUNG_STEPS:
             return False
-        if self.now + seconds - size.time.last_learnt >= LEARN_SECONDS:
+        if not believed(seconds) or self.now + seconds - size.time.last_learnt >= LEARN_SECONDS:
             return False
         self.steps += 1
         self.now += seconds

@@ -40,7 +40,7 @@ def read_file(path: Path) -> Saved | None:
         ) from None
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refuse(
             str(path), "the whole", found=f"no JSON: {error}", expected="JSON", remedy=REMEDY
         ) from None

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LONGEST = 600.0
+"""Seconds beyond which what a clock says is no step, but a machine that stood still or a clock that
+was set."""
+
+
+def believed(seconds: float | None) -> float:
+    """What a clock said a step took; 0 where no step takes that, a negative time or none at all."""
+    return seconds if seconds is not None and 0 < seconds <= LONGEST else 0.0
+
 
 @dataclass(frozen=True)
 class Step:

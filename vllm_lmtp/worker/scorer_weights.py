@@ -74,7 +74,9 @@ def term_matrix(checkpoint: HeadsCheckpoint, part: str, dtype: torch.dtype) -> t
         scales = f"{name}_scale"
         scale = finite(checkpoint, scales, read_tensor(checkpoint, scales).float())
         value = dequantised(value, scale)
-    return finite(checkpoint, name, value.to(dtype))
+    # A copy: what is read is mapped from the file, and whoever wrote over that file would change
+    # drafts, or end the process where he cut it.
+    return finite(checkpoint, name, value.to(dtype, copy=True))
 
 
 def successor_table(checkpoint: HeadsCheckpoint) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,34 @@ def save_tiny_model() -> str:
     return str(folder)
 
 
+def save_random_model() -> str:
+    """As `save_tiny_model`, with weights under which answers depend on all of the text, and repeat
+    themselves."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = save_tiny_model()
+    torch.manual_seed(0)
+    config = Qwen2Config.from_pretrained(folder, tie_word_embeddings=True)
+    model = Qwen2ForCausalLM(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.05)
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_tokenizer(folder: str) -> None:
+    """Write one beside the model: token n is the word wn."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(CONFIG["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
 ARGUMENTS = {
     "load_format": "dummy",
     "skip_tokenizer_init": True,

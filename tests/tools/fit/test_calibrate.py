@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.chain.target import HIDDEN, VOCAB, make_chain, save_chain
 from tests.support.random_models import EMBEDDED, change_config, config_of, fields, succeed
-from vllm_lmtp.tools.fit import backbone, heatmap
+from vllm_lmtp.tools.fit import backbone
 from vllm_lmtp.tools.fit import calibrate as tool
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_config_and_picture_alone(
         patch.setattr(tool, "write_json", full)
         assert fields(capfd, "calibrate", folder, "--write") == {"--write"}
     with monkeypatch.context() as patch:
-        patch.setattr(heatmap.os, "replace", full)
+        patch.setattr(Path, "replace", full)
         assert fields(capfd, "calibrate", folder, "--plot", picture) == {"--plot"}
     assert (folder / "config.json").read_text() == before
     assert picture.read_text() == "an older picture"

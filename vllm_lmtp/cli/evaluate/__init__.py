@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_lmtp.cli.evaluate import quality, scaling, serve, speed, whole_report
+from vllm_lmtp.cli.evaluate import exact, quality, scaling, serve, soak, speed, whole_report
 from vllm_lmtp.cli.shared.arguments import add_option_argument
 from vllm_lmtp.cli.shared.measuring import add_common, run_measurement
 from vllm_lmtp.cli.shared.output import (
@@ -68,6 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             help="lmtp_scorer; several are compared; the checkpoint's choice when left out",
         )
         add_option_argument(command)
+    exact.add_parser(commands)
+    soak.add_parser(commands)
     speed.add_parser(commands)
     serve.add_parser(commands)
     quality.add_parser(commands)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from vllm_lmtp.cli.shared.output import (
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
+from vllm_lmtp.formats.whole import room_for, write_text
 
 PAGE = "report.md"
 SPEC_BENCH = "spec_bench"
@@ -201,7 +201,6 @@ def _page(
     title = f"{Path(name).name}: heads, acceptance, losslessness and speed"
     text = parts.combine(title, pages, failed)
     page: Path = args.output / PAGE
-    part = page.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, page)
+    with room_for(page):
+        write_text(page, text)
     return page, sorted(found)

@@ -132,7 +132,6 @@ def correct(calibration: Calibration) -> bool:
     try:
         write_json(file, config | {"skip_token": calibration.finding.stride} | note)
     except OSError as error:
-        file.with_name(file.name + ".part").unlink(missing_ok=True)
         raise refuse(
             str(file),
             "--write",

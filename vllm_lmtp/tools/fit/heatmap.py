@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.whole import whole_file
 from vllm_lmtp.tools.fit.calibrate import Calibration, rows
 
 
@@ -55,12 +55,22 @@ def draw(calibration: Calibration, file: Path) -> None:
     axis.set_title(f"Top-1 agreement in %, {positions} positions: {title}", fontsize=9)
     figure.colorbar(picture, ax=axis, extend="max")
     figure.tight_layout()
-    part = file.with_name(file.name + ".part")
     try:
-        figure.savefig(part, dpi=100, format="png", metadata={"Software": None})
-        os.replace(part, file)
+        save_picture(figure, file)
+    finally:
+        pyplot.close(figure)
+
+
+def save_picture(figure: Any, file: Path, dpi: int = 100) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        LMTPError: the file cannot be written; what was there is then unchanged.
+    """
+    try:
+        with whole_file(file) as part:
+            figure.savefig(part, dpi=dpi, format="png", metadata={"Software": None})
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise refuse(
             str(file),
             "--plot",
@@ -68,8 +78,6 @@ def draw(calibration: Calibration, file: Path) -> None:
             expected="a place with room for a picture",
             remedy="free the space or give another path",
         ) from error
-    finally:
-        pyplot.close(figure)
 
 
 def _pyplot() -> Any:

@@ -6,7 +6,6 @@ that formula is refused by name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from vllm_lmtp.errors import Refusal, raise_refusals, refuse
 from vllm_lmtp.formats.checkpoint import read_header
 from vllm_lmtp.formats.files import Weights, read_tensor
+from vllm_lmtp.formats.inside import refuse_links_out
+from vllm_lmtp.formats.json_file import read_json
 from vllm_lmtp.formats.tensors import FLOAT_DTYPES, TensorInfo
 from vllm_lmtp.formats.unmerged import ADAPTER_CONFIG, ADAPTER_FILE
 
@@ -100,15 +101,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             if path.with_suffix(".bin").is_file():
                 found = "only adapter_model.bin, which could run code and is never opened"
             raise refuse(str(folder), path.name, found=found, expected=expected, remedy=remedy)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        found = f"unreadable JSON ({error})"
-        raise refuse(str(file), "content", found=found, expected=expected, remedy=remedy) from error
-    if not isinstance(config, dict):
-        found = f"a JSON {type(config).__name__}"
-        raise refuse(str(file), "content", found=found, expected=expected, remedy=remedy)
-    return config
+    refuse_links_out(folder, [file, folder / ADAPTER_FILE])
+    return read_json(file, remedy, expected)
 
 
 def _unsupported(file: Path, config: Mapping[str, Any]) -> list[Refusal]:

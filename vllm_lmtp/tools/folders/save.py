@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_lmtp import __version__
-from vllm_lmtp.errors import refuse
+from vllm_lmtp.errors import LMTPError, refuse
 from vllm_lmtp.formats.checkpoint import CONFIG_FILE, INDEX_FILE
 from vllm_lmtp.formats.files import COMPANIONS, Entry, companions
+from vllm_lmtp.formats.json_file import read_json
 from vllm_lmtp.formats.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -221,8 +222,7 @@ def _step(
 def _steps(folder: Path) -> list[Any]:
     """The steps that an earlier tool noted in its own output."""
     try:
-        noted = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-        steps = noted["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
+        steps = read_json(folder / PROVENANCE_FILE, remedy="").get("steps")
+    except LMTPError:
         return []
     return steps if isinstance(steps, list) else []

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import read_checkpoint, read_config
 from vllm_lmtp.formats.files import fetch
-from vllm_lmtp.formats.whole import room_for, whole_folder, write_json
+from vllm_lmtp.formats.whole import room_for, whole_file, whole_folder, write_json
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.recipe import plan as shares
 from vllm_lmtp.tools.recipe.page import card, command, curves
@@ -188,8 +188,11 @@ def given_sets(prompts: Sequence[str], work: Path) -> tuple[list[PromptSet], Pat
         file = Path(os.path.expanduser(words))
         name = f"{number}-{file.stem}"
         if file.is_file():
-            data.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, data / f"{name}.jsonl")
+            copy = data / f"{name}.jsonl"
+            with room_for(copy):
+                data.mkdir(parents=True, exist_ok=True)
+                with whole_file(copy) as part:
+                    shutil.copyfile(file, part)
         elif (
             words.count("/") != 1
             or words.startswith((".", "/", "~"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_lmtp.tools.fit.heatmap import check_drawable
+from vllm_lmtp.tools.fit.heatmap import check_drawable, save_picture
 from vllm_lmtp.tools.scorers.confidence import Calibration
 from vllm_lmtp.tools.scorers.reliability import expected_error
 
@@ -12,7 +12,11 @@ __all__ = ["check_drawable", "draw"]
 
 
 def draw(found: Calibration, file: Path) -> None:
-    """Draw one panel a place, the share that was right over the confidence stated, as PNG."""
+    """Draw one panel a place, the share that was right over the confidence stated, as PNG.
+
+    Raises:
+        LMTPError: the file cannot be written; what was there is then unchanged.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,5 +51,7 @@ def draw(found: Calibration, file: Path) -> None:
     for line in axes:
         line[0].set_ylabel("share that was right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(file, dpi=90, format="png", metadata={"Software": None})
-    pyplot.close(figure)
+    try:
+        save_picture(figure, file, dpi=90)
+    finally:
+        pyplot.close(figure)

@@ -20,7 +20,7 @@ from typing import Any
 
 from vllm_lmtp import __version__
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.formats.whole import whole_folder, write_json
+from vllm_lmtp.formats.whole import room_for, whole_folder, write_json, write_text
 from vllm_lmtp.training.data.corpus import read_records, shard_paths
 from vllm_lmtp.training.data.tokenizer import load_tokenizer
 from vllm_lmtp.training.distillation.answers import keep_answers
@@ -41,7 +41,6 @@ from vllm_lmtp.training.settings.sample import SampleConfig
 log = logging.getLogger(__name__)
 DATASET = "dataset"
 PROVENANCE_FILE = "lmtp_provenance.json"
-SELF_WRITTEN_SHARD = 512
 OF_ANSWERS = ("answers", "min_answer_tokens", "keep_unended")
 """Fields that prompts do not depend on."""
 
@@ -57,8 +56,14 @@ def distill(run: DistillRun, config_path: Path, data: Path | None = None) -> dic
         The provenance, with "dataset", the folder.
 
     Raises:
-        LMTPError: a prompt set or the model cannot be read, or no answer is kept.
+        LMTPError: a prompt set or the model cannot be read, no answer is kept, or the output cannot
+            be written; what earlier runs wrote is then still whole.
     """
+    with room_for(Path(run.output)):
+        return _distill(run, config_path, data)
+
+
+def _distill(run: DistillRun, config_path: Path, data: Path | None) -> dict[str, Any]:
     assert run.model is not None
     model, output = Path(run.model), Path(run.output)
     tokenizer = load_tokenizer(model)
@@ -116,11 +121,8 @@ def _prompts_file(
         json.dumps({"prompt": p.text, "source": p.source, "tokens": ids}, ensure_ascii=False)
         for p, ids in short
     ]
-    part = path.with_suffix(".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(counts_path, counts)
-    part.replace(path)
+    write_text(path, "\n".join(lines) + "\n")
     log.info("%d prompts: %s", len(short), counts["by_source"])
     return path, counts
 
@@ -131,8 +133,9 @@ def _self_written(
     folder.mkdir(parents=True, exist_ok=True)
     asked = folder / "openings.jsonl"
     lines = [json.dumps(row, ensure_ascii=False) for row in openings(config, tokenizer)]
-    asked.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    shards = -(-config.count // SELF_WRITTEN_SHARD)
+    write_text(asked, "\n".join(lines) + "\n")
+    # As many as there are of answers, so that workers end at about the same time.
+    shards = -(-config.count // answers.texts_per_shard)
     settings = dataclasses.replace(
         answers,
         temperatures=(config.temperature,),

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.formats.whole import room_for, whole_file
+
 CLASS_PATH = "vllm_lmtp.training.distillation.recorder.RowRecorder"
 
 
@@ -57,6 +59,7 @@ class RowRecorder:
 
         Raises:
             ValueError: a request has another number of rows.
+            LMTPError: the file cannot be written.
         """
         import torch
         from safetensors.torch import save_file
@@ -75,9 +78,8 @@ class RowRecorder:
         if found != list(num_sampled):
             raise ValueError(f"rows kept: {found}, tokens sampled: {list(num_sampled)}")
         stacked = torch.stack([row for name in request_ids for row in by_request[name]])
-        part = Path(path).with_suffix(".part")
-        save_file({"rows": stacked, "bounds": torch.tensor([0, *found]).cumsum(0)}, part)
-        part.replace(path)
+        with room_for(Path(path)), whole_file(Path(path)) as part:
+            save_file({"rows": stacked, "bounds": torch.tensor([0, *found]).cumsum(0)}, part)
 
 
 def _tensor_parallel_rank() -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.formats.whole import numbered_lines, write_json
+from vllm_lmtp.formats.whole import numbered_lines, room_for, write_json, write_text
 from vllm_lmtp.training.devices import alone, in_bfloat16
 from vllm_lmtp.training.distillation.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.settings.parse import parse, read_yaml
@@ -110,7 +110,7 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
     )
     if config.keep_rows:
         engine.collective_rpc("lmtp_record_rows")
-    started, made = time.time(), 0
+    started, made = time.monotonic(), 0
     mine = [s for s in missing_shards(output, config) if s % config.workers == worker]
     for done, shard in enumerate(mine, 1):
         temperature = config.temperatures[shard % len(config.temperatures)]
@@ -137,15 +137,16 @@ def sample(model: Path, output: Path, config: SampleConfig, worker: int = 0) -> 
             engine.collective_rpc(
                 "lmtp_write_rows", args=(where, [r.request_id for r in results], sampled)
             )
-        part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            for prompt, result in zip(chosen, results, strict=True):
-                record = _record(prompt, result.outputs[0], temperature)
-                made += len(record["tokens"]) - record["prompt_tokens"]
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        part.replace(path)
-        rate = made / (time.time() - started)
-        left = (time.time() - started) / done * (len(mine) - done)
+        records = [
+            _record(prompt, result.outputs[0], temperature)
+            for prompt, result in zip(chosen, results, strict=True)
+        ]
+        made += sum(len(r["tokens"]) - r["prompt_tokens"] for r in records)
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        with room_for(path):
+            write_text(path, "".join(lines))
+        rate = made / (time.monotonic() - started)
+        left = (time.monotonic() - started) / done * (len(mine) - done)
         log.info(
             "worker %d: shard %d done, %d of its %d; %.0f tokens/s, about %.0f min left",
             worker,

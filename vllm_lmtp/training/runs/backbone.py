@@ -93,7 +93,7 @@ def train_backbone(run: BackboneRun, config_path: Path) -> dict[str, Any]:
     Returns:
         The training log, as written beside the model.
     """
-    started = time.time()
+    started = time.monotonic()
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output = Path(run.output)
@@ -129,7 +129,7 @@ def train_backbone(run: BackboneRun, config_path: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "held_out_loss": round(loss, 4),
         "held_out_perplexity": round(math.exp(loss), 3),
-        "seconds": round(time.time() - started),
+        "seconds": round(time.monotonic() - started),
         "history": loss_history(trainer.state.log_history),
         "samples": story_samples(model, tokenizer, run.seed),
     }

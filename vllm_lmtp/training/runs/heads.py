@@ -107,7 +107,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
     Raises:
         LMTPError: backbone, data set or heads to go on from do not fit together.
     """
-    started = time.time()
+    started = time.monotonic()
     torch.set_num_threads(run.threads)
     output, device = Path(run.output), own_device()
     work = output / "work"
@@ -169,7 +169,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             "epochs": round(steps * run.optim.step_rows(world_size()) / len(positions), 2),
             "best_step": trainer.state.best_global_step or steps,
             **_held_out(folder, held),
-            "seconds": round(time.time() - started),
+            "seconds": round(time.monotonic() - started),
             "history": loss_history(trainer.state.log_history),
         }
         write_json(folder / "training_log.json", content)

@@ -85,7 +85,7 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     Returns:
         The training log, as written beside the weights; only the settings in other processes.
     """
-    started = time.time()
+    started = time.monotonic()
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output, folder = Path(run.output), Path(run.backbone)
@@ -98,7 +98,7 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
     schedule = LeapSchedule(run.heads.n_head, run.heads.skip_token)
     rows, held, counts = read_texts(run, folder, tokenizer, schedule)
     log.info("%d texts, %d tokens", len(rows), counts["train_tokens"])
-    sampled = time.time()
+    sampled = time.monotonic()
 
     # On a GPU the frozen weights stay as small as they are saved; there is no other gain in it.
     narrow = run.optim.bf16 and not on_cpu
@@ -114,7 +114,7 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
         data_collator=lambda part: pad_rows(part, pad_id),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    trained = time.time()
+    trained = time.monotonic()
     content = model_log(config_path, run)
     if not is_main():
         return content
@@ -137,7 +137,7 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
         "seconds": {
             "sampling": round(sampled - started),
             "training": round(trained - sampled),
-            "evaluation": round(time.time() - trained),
+            "evaluation": round(time.monotonic() - trained),
         },
         "history": loss_history(trainer.state.log_history),
     }

@@ -57,7 +57,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     Raises:
         LMTPError: stage 1, the data set or the sampled texts are at fault.
     """
-    started = time.time()
+    started = time.monotonic()
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     output = Path(run.output)
@@ -67,7 +67,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     tokenizer = load_tokenizer(stage1)
     train, held, counts = read_texts(run, stage1, tokenizer, checkpoint.schedule)
     log.info("%d texts, %d tokens", len(train), counts["train_tokens"])
-    prepared = time.time()
+    prepared = time.monotonic()
 
     # What is frozen may be as small as it is on disk; the adapter is float32 either way.
     dtype = torch.bfloat16 if in_bfloat16(run.optim.bf16) else torch.float32
@@ -87,7 +87,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
         data_collator=lambda rows: pad_rows(rows, pad_id),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    trained = time.time()
+    trained = time.monotonic()
     content = model_log(config_path, run)
     if not is_main():
         return content
@@ -106,7 +106,7 @@ def train_stage2(run: Stage2Run, stage1: Path, config_path: Path) -> dict[str, A
     content["seconds"] = {
         "data": round(prepared - started),
         "training": round(trained - prepared),
-        "evaluation": round(time.time() - trained),
+        "evaluation": round(time.monotonic() - trained),
     }
     with whole_folder(output / ADAPTER) as folder:
         save_adapter(adapted, folder)

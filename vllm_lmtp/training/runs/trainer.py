@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -176,14 +177,21 @@ def last_checkpoint(work: Path) -> str | None:
     """The newest complete Trainer checkpoint under `work`, to resume from.
 
     A run that was killed while saving leaves a folder without trainer_state.json, which is written
-    last; such a folder is passed over.
+    last, and a full disk one with a part of it; such a folder is passed over.
     """
     found = [
         (int(path.name.split("-")[1]), path)
         for path in work.glob("checkpoint-*")
-        if path.name.split("-")[1].isdigit() and (path / "trainer_state.json").is_file()
+        if path.name.split("-")[1].isdigit() and _is_whole(path / "trainer_state.json")
     ]
     return str(max(found)[1]) if found else None
+
+
+def _is_whole(state: Path) -> bool:
+    try:
+        return isinstance(json.loads(state.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def loss_history(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -1,0 +1,1 @@
+"""Faults of vLLM beside drafts, mended while lmtp is in use."""
