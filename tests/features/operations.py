@@ -17,7 +17,9 @@ RUNNERS = ["v1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("v2",
 def start_host(kind: str, log: Path, **more: Any) -> EngineHost:
     """A host of `operations_host.py`."""
     runner, asynchronous = KINDS[kind]
-    return EngineHost(runner, asynchronous, log, module="tests.features.operations_host", **more)
+    return EngineHost(
+        runner, asynchronous, log, module="tests.features.hosts.operations_host", **more
+    )
 
 
 @pytest.fixture(scope="module", params=RUNNERS)

@@ -22,7 +22,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A host of `requests_host.py`; a module that imports this has its own."""
     log = tmp_path_factory.mktemp("logs") / f"{request.param}.log"
     runner, asynchronous = KINDS[request.param]
-    host = EngineHost(runner, asynchronous, log, module="tests.features.requests_host")
+    host = EngineHost(runner, asynchronous, log, module="tests.features.hosts.requests_host")
     yield host
     host.close()
 

@@ -30,7 +30,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """As tests/engine/conftest.py has it, of the host beside this file."""
     runner, asynchronous = KINDS[request.param]
     log = tmp_path_factory.mktemp("logs") / f"{request.param}-faults.log"
-    found = EngineHost(runner, asynchronous, log, module="tests.features.faults_host")
+    found = EngineHost(runner, asynchronous, log, module="tests.features.hosts.faults_host")
     yield found
     found.close()
 

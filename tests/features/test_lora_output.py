@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.engine.client import EngineError, EngineHost, counted
 from tests.engine.test_real import CHECKPOINT, OPENINGS, asked
-from tests.features.adapters import adapted, save_adapter
+from tests.features.made.adapters import adapted, save_adapter
 from tests.features.operations import host as host  # pytest finds fixtures by name
 from tests.features.operations import start_host
 from tests.support.chain.target import Counters

@@ -11,8 +11,8 @@ import pytest
 
 import tests.engine
 from tests.engine.client import EngineHost
+from tests.features.made.pictures import save_heads, save_pictures, save_target
 from tests.features.operations import RUNNERS, start_host
-from tests.features.pictures import save_heads, save_pictures, save_target
 
 MISSING = importlib.util.find_spec("torchvision") is None
 """There is no CPU build of it on the package index. vLLM only needs its name to be importable, and

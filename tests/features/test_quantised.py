@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from tests.engine.client import EngineError, EngineHost
 from tests.engine.test_real import CHECKPOINT, OPENINGS, asked
+from tests.features.made.quantised import quantise
 from tests.features.operations import host as host  # pytest finds fixtures by name
-from tests.features.quantised import quantise
 from tests.support.random_models import succeed
 
 Says = Callable[[str], None]

@@ -28,7 +28,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A host of `stream_host.py`, whose engine is an `AsyncLLM`."""
     log = tmp_path_factory.mktemp("logs") / f"{request.param}.log"
     runner, asynchronous = KINDS[request.param]
-    host = EngineHost(runner, asynchronous, log, module="tests.features.stream_host")
+    host = EngineHost(runner, asynchronous, log, module="tests.features.hosts.stream_host")
     yield host
     host.close()
 

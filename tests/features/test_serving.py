@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.test_real import OPENINGS
-from tests.features.messages import joined, message
+from tests.features.made.messages import joined, message
 from tests.features.server import DRAFTS, Server, serving
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.engine.client import run_with_vllm
 from tests.engine.test_real import CHECKPOINT, OPENINGS
 from tests.engine.test_targets import SIZES
-from tests.features.messages import joined, message
+from tests.features.made.messages import joined, message
 from tests.features.server import DRAFTS, ENGINE, VLLM, Server, serving
 from tests.support.random_models import save_stage1
 from vllm_lmtp.training.model.heads import LeapHeads

@@ -15,6 +15,7 @@ from typing import Any
 from tests.eval.trust.test_counters import agreeing
 from vllm_lmtp.eval.engines.process import EngineFailedError
 from vllm_lmtp.eval.trust.counters import CACHE_IN_USE, ENDED, LEVELS, RUNNING
+from vllm_lmtp.eval.trust.outcome import SIGNS
 
 TOKEN_SECONDS = 0.001
 
@@ -87,7 +88,8 @@ class StandInServer:
         if fault == "lies":
             tokens[-1] += 1
         elif fault == "mixes" and self.others:
-            tokens = answer_of(self.others, body["model"], body["max_tokens"])
+            # So short that the other prompt's known answer is as long.
+            tokens = answer_of(self.others, body["model"], min(body["max_tokens"], SIGNS))
         elif fault == "refuses":
             handler.send_error(500)
             return
