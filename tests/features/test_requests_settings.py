@@ -20,9 +20,10 @@ def test_batch_invariance_is_not_for_cpus(tmp_path: Path, says: Callable[[str], 
         log = tmp_path / f"{spec}.log"
         host = EngineHost(1, False, log, variables={"VLLM_BATCH_INVARIANT": "1"})
         try:
+            host.start(CHECKPOINT, speculative_config=spec)
             with pytest.raises(EngineError, match=reason):
-                host.start(CHECKPOINT, speculative_config=spec)
+                host.generate(["Once upon a time"], {"temperature": 0, "max_tokens": 8})
         finally:
             host.close()
         assert "vllm/model_executor/determinism/batch_invariant.py" in log.read_text()
-    says(f'vLLM stops as it starts, in plain decoding, too: "{reason}"')
+    says(f'vLLM stops in its first step, in plain decoding, too: "{reason}"')
