@@ -13,6 +13,8 @@ from tests.engine.conftest import KINDS
 from tests.engine.test_real import CHECKPOINT, OPENINGS
 from tests.features.requests_engines import ACCEPTED, RUNNERS
 
+# Four engines' processes; what is mended for them is tested without one in tests/patches.
+pytestmark = pytest.mark.slow
 Says = Callable[[str], None]
 SESSIONS = [
     ["Once upon a time", " there was a cat", " and a dog"],
