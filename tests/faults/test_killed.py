@@ -22,11 +22,10 @@ from tests.engine.client import environment
 from tests.engine.test_chain import prompts_of
 from tests.support.chain.target import Chain
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 CORE, WORKER = "EngineCore", "Worker"
 ONE_WORKER = {"tensor_parallel_size": 1, "distributed_executor_backend": "mp"}
 """The worker in a process of its own, as it is with several ranks."""
-SLOW = pytest.mark.slow
 
 
 def processes(family: list[psutil.Process], name: str) -> list[psutil.Process]:
@@ -34,7 +33,7 @@ def processes(family: list[psutil.Process], name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.feature("faults", "worker killed, or told to end, in mid-draft")
-@pytest.mark.parametrize("what", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=SLOW)])
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.timeout(900)
 def test_a_worker_of_an_offline_engine(run: Runs, what: signal.Signals) -> None:
     """The run ends with vLLM's error within a minute; a new one serves.
@@ -54,7 +53,6 @@ def test_a_worker_of_an_offline_engine(run: Runs, what: signal.Signals) -> None:
         assert running.process.wait(SECONDS) == 0
 
 
-@SLOW
 @pytest.mark.feature("faults", "engine core killed, or told to end, under a server in mid-draft")
 @pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.timeout(1200)
