@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,50 +12,20 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.engine.client import environment, run_with_vllm
+from tests.engine.client import run_with_vllm
 from tests.engine.test_real import CHECKPOINT
+from tests.features.server import VLLM, serving
 from tests.support.dashboard import metric_names
 
-VLLM = Path(sys.executable).parent / "vllm"
-START_SECONDS = 240
+DRAFTING = ("--speculative-config", "lmtp", "--per-request-spec-decode-metrics", "summary")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server on Runner V1, which is what a CPU runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Address of a server on Runner V1, which is what a CPU runs, with vLLM's own defaults."""
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [VLLM, "serve", CHECKPOINT, "--speculative-config", "lmtp"]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--served-model-name", "stories"]
-    command += ["--per-request-spec-decode-metrics", "summary"]
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            [str(part) for part in command], env=environment(1), stdout=out, stderr=out
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _healthy(address):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the server did not start; its log ends:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
-        yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def _healthy(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    with serving(log, *DRAFTING, engine=()) as server:
+        yield server.address
 
 
 def _metric(address: str, name: str, *labels: str) -> float:

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(log: Path, *options: str) -> Iterator[Server]:
-    """A server until the block ends; its log goes to a file."""
+def serving(log: Path, *options: str, engine: Sequence[str] = ENGINE) -> Iterator[Server]:
+    """A server until the block ends; its log goes to a file. engine: options of most tests."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [VLLM, "serve", CHECKPOINT, *ENGINE, *options, "--served-model-name", "stories"]
+    command = [VLLM, "serve", CHECKPOINT, *engine, *options, "--served-model-name", "stories"]
     command += ["--host", "127.0.0.1", "--port", port]
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.faults.disk import full_beyond
 from tests.support.random_models import (
     assert_same_tensors,
     config_of,
@@ -25,19 +22,6 @@ from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats import files
 from vllm_lmtp.formats.files import fetch, read_weights
 from vllm_lmtp.tools.folders import save
-
-
-@contextmanager
-def _disk_full(limit: int) -> Iterator[None]:
-    """No file of this process may grow beyond `limit` bytes, so that writes fail half-way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, old)
 
 
 def test_an_output_that_is_there_needs_overwrite(
@@ -74,12 +58,12 @@ def test_a_full_disk_leaves_the_previous_folder_whole(
     stage1, out = save_stage1(tmp_path / "stage1"), tmp_path / "out"
     succeed("export", stage1, out)
     files_before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with _disk_full(30_000):
+    with full_beyond(30_000):
         (refusal,) = refusals(capfd, "export", stage1, out, "--overwrite")
     assert "cannot be written" in refusal["found"]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files_before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "stage1"]
-    with _disk_full(30_000):
+    with full_beyond(30_000):
         refusals(capfd, "export", stage1, tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
 

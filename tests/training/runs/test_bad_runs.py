@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,22 +14,10 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("datasets")
 
+from tests.faults.disk import full_beyond  # noqa: E402
 from tests.support.training import tiny_runs  # noqa: E402
 from vllm_lmtp.errors import LMTPError  # noqa: E402
 from vllm_lmtp.training.runs.run import run  # noqa: E402
-
-
-@contextmanager
-def _disk_full(limit: int) -> Iterator[None]:
-    """No file of this process may grow beyond `limit` bytes, so that writes fail half-way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, old)
 
 
 def _refused(path: Path) -> str:
@@ -119,13 +103,13 @@ def test_a_full_disk_leaves_the_previous_adapter_whole(folder: Path) -> None:
     path = tiny_runs.stage2_file(folder / "run", optim={"steps": 2})
     adapter = Path(run(str(path))["adapter"])
     before = {p.name: p.read_bytes() for p in adapter.iterdir()}
-    with _disk_full(10_000):
+    with full_beyond(10_000):
         assert _refused(path).startswith("output: cannot be written")
     assert {p.name: p.read_bytes() for p in adapter.iterdir()} == before
     assert not list(adapter.parent.glob(".adapter*"))
     shutil.rmtree(folder / "run" / "work")  # or other steps would be refused
     path = tiny_runs.stage2_file(folder / "run", optim={"steps": 4})
-    with _disk_full(10_000):
+    with full_beyond(10_000):
         assert _refused(path).startswith("output: cannot be written")
     assert {p.name: p.read_bytes() for p in adapter.iterdir()} == before
     assert run(str(path))["steps"] == 4
