@@ -50,7 +50,8 @@ def token_bytes(model: str, dtype: str) -> int:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(resolve_folder(model)).get_text_config()
+        folder = resolve_folder(model)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
     except (LMTPError, OSError, ValueError):
         return 0
     heads = _number(config, "num_attention_heads")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_lmtp.checkpoints.subject import EMBEDDED
+from vllm_lmtp.checkpoints.subject import EMBEDDED, subject_of
 from vllm_lmtp.eval.gpu.smoke import serving
 from vllm_lmtp.eval.gpu.stages import DONE, Command, Stage, run_stages
 
@@ -92,9 +92,8 @@ def plan(args: argparse.Namespace) -> list[Stage]:
 
     def heads(folder: Path, seconds: float) -> list[Command]:
         minutes = f"{0.9 * seconds / 60:.2f}"
-        return [
-            [*module, "vllm_lmtp.cli", "heads", model, str(folder / "made"), "--minutes", minutes]
-        ]
+        target, made = subject_of(model, heads=model).model, str(folder / "made")
+        return [[*module, "vllm_lmtp.cli", "heads", target, made, "--minutes", minutes]]
 
     made = {SMOKE: smoke, SPEED: speed, EXACTNESS: exactness, DIMENSIONS: dimensions, HEADS: heads}
     return [Stage(name, SHARES[name], commands) for name, commands in made.items()]

@@ -10,9 +10,10 @@ whatever is measured next, the kernels that load, and the attention that vLLM ch
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "kind": "smoke",
-        "kernels": {name: _loads(name) for name in KERNELS},
+        "kernels": {name: loads(name) for name in KERNELS},
         "tried": [],
         "engine": None,
         "provenance": provenance(["eval.gpu.smoke", *words], 0),
@@ -69,12 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _loads(module: str) -> str:
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # a library that lacks a symbol raises what it likes
-        return f"{type(error).__name__}: {error}"
-    return "loads"
+def loads(module: str) -> str:
+    """Import `module` in a process of its own: "loads", or the last word of its failure.
+
+    A kernel compiled for another processor does not raise but ends the process with a signal.
+    """
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return "loads"
+    if done.returncode < 0:
+        return signal.Signals(-done.returncode).name
+    return (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
 
 
 def _try(options: dict[str, Any], tokens: int, out: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def measure(
             if place is None:
                 continue
             if backbone is None:
-                backbone = Backbone(settings.model)
+                backbone = Backbone(settings.model, settings.dtype)
             margin = logit_margin(backbone, asked.tokens, expected, got, place)
             differences.append({"number": asked.prompt.number, "place": place} | margin)
         found.append(

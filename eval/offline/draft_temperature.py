@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     checkpoint = read_checkpoint(args.heads)
     answers = read_answers(args.dataset, -1)
     if args.held_out is not None:
-        answers = split_held_out(answers, args.held_out)[1]
+        answers = split_held_out(answers, args.held_out, lambda answer: answer.asked)[1]
     chosen = spread([a for a in answers if a.temperature == args.temperature], args.tokens)
     check_answers(checkpoint, args.dataset, chosen)
     matrix = output_matrix(args.teacher).float()

@@ -33,7 +33,7 @@ def read_point(name: str, file: Path) -> dict[str, Any]:
             found[offset] = max(found.get(offset, {}), rates, key=lambda r: r.get("top1", -1.0))
         return {
             "name": name,
-            "tokens": int(log["own_text"]["train_tokens"]),
+            "tokens": int((log.get("own_text") or log["data"])["train_tokens"]),
             "epochs": float(log["epochs"]),
             "steps": log.get("steps"),
             "command": log["command"],

@@ -160,7 +160,7 @@ def ask(
 def _tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
 
 
 def _is_chat(style: str, tokenizer: Any, model: str) -> bool:

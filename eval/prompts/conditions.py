@@ -39,10 +39,11 @@ def under_conditions(
         same = [replace(a, tokens=t) for a, t in zip(questions.asked, longer, strict=True)]
         asked += _named(same, f"{length} tokens")
     if system is not None:
-        asked += _named(
-            encode_prompts(loaded, replace(settings, style="chat"), system=system).asked,
-            ANOTHER_SYSTEM,
-        )
+        same_prompts = replace(loaded, prompts=tuple(a.prompt for a in questions.asked))
+        chat = replace(settings, style="chat")
+        told = encode_prompts(same_prompts, chat, system=system)
+        asked += _named(told.asked, ANOTHER_SYSTEM)
+        questions = replace(questions, context=max(questions.context, told.context))
     roomy = contexts.make_room(questions, settings, lengths)
     counts = {group: sum(a.prompt.group == group for a in asked) for group in _groups(asked)}
     facts = questions.facts | {"groups": counts, "asked": len(asked)}

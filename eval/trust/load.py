@@ -13,7 +13,7 @@ from vllm_lmtp.eval.engines.methods import Method
 from vllm_lmtp.eval.engines.process import EngineFailedError
 from vllm_lmtp.eval.prompts.asking import Progress
 from vllm_lmtp.eval.trust.client import Answer, ask
-from vllm_lmtp.eval.trust.counters import Counts, page_counts
+from vllm_lmtp.eval.trust.counters import RUNNING, WAITING, Counts, page_counts
 from vllm_lmtp.eval.trust.memory import Size, sizes
 from vllm_lmtp.eval.trust.mixture import Request
 from vllm_lmtp.eval.trust.plan import Plan
@@ -45,6 +45,12 @@ class Reading:
     memory: dict[str, Size]
     counts: Counts
     levels: dict[str, float]
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing ran: a page is not read at one instant, so that its numbers fit each
+        other only then."""
+        return not self.levels.get(RUNNING) and not self.levels.get(WAITING)
 
 
 @dataclass

@@ -17,21 +17,26 @@ about as far."""
 
 
 class MarginOf:
-    """A `Margin` by transformers, which loads the target with the first difference."""
+    """A `Margin` by transformers, which loads the target with the first difference.
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    Args:
+        dtype: of the engines; float32 ties are judged in float32.
+    """
+
+    def __init__(self, model: str, dtype: str) -> None:
+        self._model, self._dtype = model, dtype
         self._backbone: Backbone | None = None
 
     def __call__(
         self, prompt: Sequence[int], expected: Sequence[int], got: Sequence[int], place: int
     ) -> dict[str, Any]:
         if self._backbone is None:
-            self._backbone = Backbone(self._model)
+            self._backbone = Backbone(self._model, self._dtype)
         return logit_margin(self._backbone, prompt, expected, got, place)
 
 
 def is_near(difference: dict[str, Any]) -> bool:
-    """Whether a difference, with its margin, is a near tie."""
-    apart = difference["best_margin"]
-    return apart is not None and apart <= NEAR
+    """Whether a difference, with its margins, is a near tie: between the two best tokens, and these
+    are the two that differ."""
+    margins = difference["best_margin"], difference["margin"]
+    return all(margin is not None and abs(margin) <= NEAR for margin in margins)

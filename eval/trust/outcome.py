@@ -126,7 +126,7 @@ def _wrong(
     )
     found = {"request": event.request, "model": event.model, "place": place, "mixed": mixed}
     request = requests[event.request]
-    found |= request.facts() | {"best_margin": None}
+    found |= request.facts() | {"best_margin": None, "margin": None}
     if event.model == 0 and not mixed:
         found |= margin(request.tokens, known, answer.tokens, place)
     return found | {"near": is_near(found)}
@@ -143,7 +143,7 @@ def _disagreements(one: Watched, schedule: LeapSchedule, whole: int) -> list[str
     for reading in one.readings:
         if not reading.levels:
             found.append(f"{reading.at:.0f} s: the server did not tell its metrics")
-        elif places := _places(reading.counts):
+        elif reading.rests and (places := _places(reading.counts)):
             found += [f"{reading.at:.0f} s: {b}" for b in broken(reading.counts, schedule, places)]
     told = [reading for reading in one.readings if reading.levels]
     for earlier, later in pairwise(told):

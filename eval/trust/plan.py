@@ -58,5 +58,7 @@ def options_of(conditions: Conditions, plan: Plan, count: int) -> dict[str, Any]
         ranks = [rank for rank in RANKS if rank >= max(a.rank for a in plan.adapters)]
         options["enable-lora"] = True
         options["max-lora-rank"] = ranks[0]
+        # One place more: with all taken, vLLM's CPU kernels give the last one to whoever has none.
+        options["max-loras"] = len(plan.adapters) + 1
         options["lora-modules"] = [f"{a.name}={a.folder}" for a in plan.adapters]
     return options

@@ -56,7 +56,8 @@ def _openings(settings: Settings) -> list[list[int]]:
     if has_tokenizer(settings.model):
         from transformers import AutoTokenizer
 
-        chat = AutoTokenizer.from_pretrained(settings.model).chat_template is not None
+        tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+        chat = tokenizer.chat_template is not None
         questions = encode_prompts(load_set("questions" if chat else "stories"), settings)
         return [asked.tokens for asked in questions.asked]
     config = read_config(resolve_folder(settings.model))

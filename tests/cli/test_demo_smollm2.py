@@ -28,11 +28,11 @@ PROMPTS = 3
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An XDG cache in which the target was prepared already."""
     folder = tmp_path_factory.mktemp("xdg")
-    target = folder / "vllm-lmtp" / smollm2.TARGET_NAME
+    target = folder / "vllm-lmtp" / smollm2.MODEL.folder
     target.mkdir(parents=True)
     write_gguf(folder / "stand-in.gguf")
-    write_model(folder / "stand-in.gguf", target, smollm2.EOS_TOKEN)
-    note = {"steps": [{"wheel_sha256": smollm2.WHEEL.sha256}]}
+    write_model(folder / "stand-in.gguf", target, smollm2.MODEL.eos_token)
+    note = {"steps": [{"wheel_sha256": smollm2.MODEL.hashes}]}
     (target / "lmtp_provenance.json").write_text(json.dumps(note))
     return folder
 
@@ -42,7 +42,7 @@ def heads(cache: Path) -> Path:
     """Two random heads of stride 2."""
     folder = cache / "heads"
     folder.mkdir()
-    vocab = config_of(cache / "vllm-lmtp" / smollm2.TARGET_NAME)["vocab_size"]
+    vocab = config_of(cache / "vllm-lmtp" / smollm2.MODEL.folder)["vocab_size"]
     generator = torch.Generator().manual_seed(2)
     tensors = {}
     for i in range(2):
@@ -71,7 +71,7 @@ def test_it_asks_the_questions_as_a_users_turns(cache: Path, heads: Path) -> Non
     assert (result["n_heads"], result["stride"]) == (2, 2)
     assert len(result["acceptance"]["by_position"]) == 4
     assert result["acceptance"]["drafts"] > 0
-    assert smollm2.TARGET_NAME in result["model"]
+    assert smollm2.MODEL.folder in result["model"]
 
 
 @pytest.mark.parametrize("end", ["end of input", "Ctrl-C"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_lmtp.checkpoints.subject import EMBEDDED
 from vllm_lmtp.cli import main
 
 
@@ -28,3 +29,38 @@ def test_train_hands_over_what_was_asked(
     captured = capfd.readouterr()
     assert json.loads(captured.out) == {"config": str(config), "output": "out", "teacher": None}
     assert "a log line" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "configs/train/s1/tiny.yaml", "--teacher", "./nowhere"], "backbone"),
+        (["train", "configs/train/s2/tiny.yaml", "--teacher", "./nowhere"], "stage1"),
+        (["train", "configs/train/s1/tiny.yaml", "--dataset", "answers"], "--dataset"),
+        (["distill", "configs/train/distill/smollm2.yaml", "--model", "./nowhere"], "./nowhere"),
+        (["distill", "configs/train/distill/smollm2.yaml", "--model", "tests"], "model"),
+        (["distill", "configs/train/distill/smollm2.yaml"], "model"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(
+    words: list[str], says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasets")
+    pytest.importorskip("peft")
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    told = capfd.readouterr().err
+    assert says in told
+    assert "expected" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_where_a_file_stands_is_refused(
+    output: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "file").write_text("mine")
+    words = ["distill", "configs/train/distill/tiny.yaml", "--model", str(EMBEDDED)]
+    assert main([*words, "--output", str(tmp_path / output)]) == 2
+    assert "output" in capfd.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

@@ -264,6 +264,14 @@ def test_the_least_match_is_no_longer_than_the_longest(
             None,
             "lmtp_draft_length",
         ),
+        (
+            {
+                "lmtp_draft_length": "fixed",
+                "num_speculative_tokens_per_batch_size": [(1, 8, 2)],
+            },
+            None,
+            "lmtp_draft_length",
+        ),
     ],
 )
 def test_one_answer_to_how_long_drafts_are(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.distributed.cluster import Cluster
 from tests.engine.client import ROOT, EngineError, EngineHost
-from tests.engine.test_hub import put_in_cache
+from tests.engine.test_names import put_in_cache
 from tests.support.chain.target import Chain, save_chain
 
 SECOND = r"node \S+ \(127\.0\.0\.3\)"

@@ -99,7 +99,7 @@ class Host:
         """What the engine's controller has seen and uses."""
         controller = self._scheduler().lmtp_length.controller
         in_use = {most: controller.in_use(most) for most in controller.sizes}
-        return {"steps": controller.steps, "looks": controller.looks, "in_use": in_use}
+        return {"steps": controller.steps, "looks": controller.looks.taken, "in_use": in_use}
 
     def _scheduler(self) -> Any:
         return self.llm.llm_engine.engine_core.engine_core.scheduler

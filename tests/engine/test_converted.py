@@ -71,16 +71,3 @@ def test_medusa_heads_with_every_stride(
         host.start(target, speculative_config=spec, max_num_batched_tokens=64)
         counters = check(host, chain, prompts_of(chain, [1, 5, 40, 90]), 20, places, 512)
         assert all(0 < n < counters.num_drafts for n in counters.accepted_per_pos)
-
-
-@pytest.mark.parametrize("form", ["heads", "stage1"])
-def test_a_folder_named_alone(
-    host: EngineHost, chain: Chain, chain_folder: Path, tmp_path: Path, form: str
-) -> None:
-    """As by `vllm serve HEADS`: the folder states its target, and naming it is enough."""
-    plain, heads, stage1 = (tmp_path / name for name in ("plain", "heads", "stage1"))
-    succeed("export", chain_folder, plain)
-    succeed("convert", "--to", "heads", chain_folder, heads, "--target", plain)
-    succeed("convert", "--to", "stage1", heads, stage1, "--target", plain, "--alone")
-    host.start(tmp_path / form, speculative_config={}, max_model_len=160)
-    check(host, chain, prompts_of(chain, [2, 90, 5, 40], seed=2), 30, 6)

@@ -42,7 +42,7 @@ def make_proposer(
     decoder = make_decoder(kind, n_heads, stride)
     places = decoder.schedule.max_drafts
     made.device, made.texts = CPU, BatchTexts(CPU)
-    sources = torch.zeros(MAX_REQS, places, dtype=torch.bool)
+    sources = torch.zeros(MAX_REQS, places, dtype=torch.uint8)
     odds = by_length(ODDS, 1, len(ODDS))
     accuracy = by_length((0.3, 0.6, 0.9), 1, 3, none=0.0)
     decoder.copying = Copying(made.texts, odds, accuracy, 2 * VOCAB, sources)

@@ -112,7 +112,7 @@ def test_what_an_engine_learnt_of_its_draft_length(
     keeper = warm_start.WarmStart(tmp_path / "length.json", {"model": "m"})
     keeper.save(learnt)
     before = content(tmp_path)
-    monkeypatch.setattr(warm_start.logger, "propagate", True)
+    monkeypatch.setattr(warm_start.logger, "handlers", [caplog.handler])
     run(learnt, World(CURVES["knee"], geometric(0.5), lambda at: 2), LENGTHS, steps=50)
     with full_at(0, tmp_path) as count, caplog.at_level(logging.WARNING):
         keeper.save(learnt)

@@ -21,10 +21,11 @@ IN_A_FOLDER, LINES, SCRATCH = (
 KNOWN = {
     "vllm_lmtp/checkpoints/gguf.py": IN_A_FOLDER,
     "vllm_lmtp/checkpoints/package.py": SCRATCH,
-    "vllm_lmtp/checkpoints/smollm2.py": IN_A_FOLDER,
+    "vllm_lmtp/checkpoints/packaged.py": IN_A_FOLDER,
     "vllm_lmtp/tools/folders/save.py": IN_A_FOLDER,
     "vllm_lmtp/tools/recipe/page.py": IN_A_FOLDER,
     "vllm_lmtp/training/data/tokenizer.py": IN_A_FOLDER,
+    "vllm_lmtp/training/distillation/distill.py": IN_A_FOLDER,
     "vllm_lmtp/training/model/heads_folder.py": IN_A_FOLDER,
     "vllm_lmtp/training/model/layout.py": IN_A_FOLDER,
     "vllm_lmtp/training/model/leap_model.py": IN_A_FOLDER,

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from tests.engine.client import EngineError, EngineHost
+from tests.engine.client import GPU, EngineError, EngineHost
 from tests.engine.test_real import CHECKPOINT, OPENINGS, asked
 from tests.features.made.quantised import quantise
 from tests.features.operations import host as host  # pytest finds fixtures by name
@@ -22,6 +23,8 @@ SERVED = {
     "AWQ, 4 bits": "bfloat16",
 }
 """The dtype that vLLM's CPU kernels compute each in: only the int8 ones have float32."""
+WITHOUT_AVX512 = "'_C' object has no attribute 'cpu_gemm_wna16'"
+"""What vLLM's CPU build stops with at 4 bits on a processor without AVX-512, drafts or not."""
 REFUSED = "compressed-tensors W8A16"
 WHY = "CPUWNA16LinearKernel cannot implement due to: Quant type (uint8b128) not supported"
 
@@ -56,6 +59,15 @@ def test_tokens_are_those_of_the_quantised_target(
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     prompts, greedy = asked(host, [tokenizer(text)["input_ids"] for text in OPENINGS])
     target, dtype = quantise(plain, tmp_path / "target", layout), SERVED[layout]
+    if "int8" not in layout and not GPU and not torch.cpu._is_avx512_supported():
+        for spec in (None, _spec(heads)):
+            host.start(target, dtype=dtype, speculative_config=spec)
+            with pytest.raises(EngineError, match=WITHOUT_AVX512):
+                host.generate(prompts, greedy)
+        says(
+            f'vLLM stops on a processor without AVX-512, in plain decoding, too: "{WITHOUT_AVX512}"'
+        )
+        return
     replies = []
     for spec in (None, _spec(heads)):
         host.start(target, dtype=dtype, speculative_config=spec, max_num_batched_tokens=64)

@@ -91,13 +91,14 @@ def test_a_step_without_drafts_passes_only_with_a_time(seconds: float) -> None:
     chooser = Controller(6)
     for _ in range(400):
         chooser.observe(Step(0.01, 4, 0, 0, 0))
-    now, paid = chooser.now, chooser.budget.paid_in
-    chooser._look, chooser.sizes[4].length = None, 0
+    now, paid = chooser.now, chooser.looks.budget.paid_in
+    assert not chooser.looks.under_way()
+    assert chooser.sizes[4].length == 0
     assert chooser.passes(4, 1e-4)
     assert chooser.now > now
-    now, paid = chooser.now, chooser.budget.paid_in
+    now, paid = chooser.now, chooser.looks.budget.paid_in
     assert not chooser.passes(4, seconds)
-    assert (chooser.now, chooser.budget.paid_in) == (now, paid)
+    assert (chooser.now, chooser.looks.budget.paid_in) == (now, paid)
 
 
 def clock_of(readings: Sequence[float]) -> Callable[[], float]:

@@ -10,7 +10,7 @@ import torch
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.choice import Best, Meter
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.method.copying import NO_TOKEN, Copied, Copying, by_length
+from vllm_lmtp.method.copying import NO_TOKEN, Copied, Copying, Origin, by_length
 from vllm_lmtp.method.history import History
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.method.leap import LeapSchedule
@@ -63,7 +63,7 @@ class GivenTexts:
 
 
 def copying_of(odds: float = 5.0, **tokens: list[int]) -> Copying:
-    sources = torch.zeros(3, 6, dtype=torch.bool)
+    sources = torch.zeros(3, 6, dtype=torch.uint8)
     return Copying(GivenTexts(**tokens), by_length([odds], 1, 1), [0.0, 0.5], TOKENS, sources)
 
 
@@ -193,7 +193,7 @@ def test_no_head_is_asked_where_every_text_decides(history: type[History]) -> No
     spared = Best(decoder.heads, None)  # type: ignore[arg-type]
     got = draft(decoder, [(1, 0, 7, 0), (0, 0, 5, 2)], 4, choose=spared, may_look=True)
     assert got == [[4, 4, 4, 4], [7, 8, 9, 10]]
-    assert decoder.copying.sources[:2, :4].all()
+    assert (decoder.copying.sources[:2, :4] == Origin.TEXT).all()
 
     decoder.heads, decoder.copying = telling, None
     got = draft(decoder, [(0, 5, 1, 0), (1, 7, 1, 0)], 4)
@@ -226,9 +226,23 @@ def test_heads_are_asked_about_the_drafts_that_texts_leave_them() -> None:
     best = Best(decoder.heads, None)  # type: ignore[arg-type]
     got = draft(decoder, [(1, 0, 7, 0), (0, 0, 5, 2)], 4, choose=best, may_look=True)
     assert got == [expected(1, 6, 2, 4), [7, 8, 9, 10]]
-    assert decoder.copying.sources[:2, :4].tolist() == [[False] * 4, [True] * 4]
+    assert decoder.copying.sources[:2, :4].tolist() == [[Origin.HEADS] * 4, [Origin.TEXT] * 4]
     decoder.copying = None
     assert draft(decoder, [(0, 5, 1, 0)], 4) == [expected(0, 5, 2, 4)]
+
+
+def test_nothing_of_a_text_is_kept_behind_the_end_of_a_draft() -> None:
+    """Its text went on, but the draft was not worth more rows and may have left it before."""
+    decoder = make_decoder(2, 2)
+    decoder.copying = copying_of(r0=[7, 8, 9, 10], r1=[4, 4, 4, TOKENS])
+    into = torch.full((2, 4), 0.5)
+    best = Best(decoder.heads, Meter(Confidence([], 4), into))  # type: ignore[arg-type]
+    batch = [(0, 0, 5, 0), (1, 0, 7, 0)]
+    draft(decoder, batch, 4, choose=best, may_look=True, worth=lambda filled, _: filled < 2)
+    assert decoder.copying.sources[0, :4].tolist() == [Origin.TEXT] * 4
+    assert decoder.copying.sources[1, :4].tolist() == [Origin.TEXT] * 2 + [Origin.HEADS] * 2
+    assert into[0].all()
+    assert into[1].tolist() == [into[1, 0], into[1, 1], 0.0, 0.0]
 
 
 def test_copies_alone_ask_no_head() -> None:

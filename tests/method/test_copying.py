@@ -17,8 +17,10 @@ from vllm_lmtp.method.copying import (
     Copied,
     Copying,
     Evidence,
+    Origin,
     by_length,
     copied,
+    copies_alone,
     newest_first,
 )
 
@@ -114,7 +116,7 @@ class FewTokens:
 
 
 def copying_of(texts: list[list[int]], never: tuple[int, ...] = ()) -> Copying:
-    sources = torch.zeros(len(texts), PLACES, dtype=torch.bool)
+    sources = torch.zeros(len(texts), PLACES, dtype=torch.uint8)
     odds = by_length(ODDS, 1, len(ODDS))
     accuracy = by_length(ACCURACY, 1, len(ACCURACY), none=0.0)
     return Copying(GivenTexts(texts), odds, accuracy, VOCAB, sources, never)
@@ -146,7 +148,7 @@ def test_drafts_are_those_of_the_mixture(texts: list[list[int]], seed: int) -> N
             weight = held.weight(place)
             token, share, from_text = held.fill(place, opinion_of(scores[place, row]))
             assert drafts[row, place] == token
-            assert bool(copying.sources[row, place]) == held.sources[place]
+            assert copying.sources[row, place] == held.origins[place]
             odds = max(-60.0, math.log(share / (1 - share))) if share else -60.0
             line = 1 / (1 + math.exp(-(lines[place][0] * odds + lines[place][1])))
             expected = (1 - weight) * line + weight * from_text
@@ -182,7 +184,7 @@ def test_what_is_drawn_is_drawn_from_the_mixture() -> None:
     expected[2] += weight
     assert torch.allclose(seen[0][0], expected, atol=1e-6)
     assert torch.allclose(seen[0][1], alone[1], atol=1e-6)
-    assert copying.sources[:, 0].tolist() == [True, False]
+    assert copying.sources[:, 0].tolist() == [Origin.TEXT, Origin.HEADS]
 
 
 def test_placeholders_are_never_copied() -> None:
@@ -211,7 +213,7 @@ def test_copies_alone_are_as_likely_as_their_match_is_long() -> None:
     copy = copying.begin(torch.arange(2), PLACES)
     draft = Best(FewTokens(), meter).copies(copy)  # type: ignore[arg-type]
     assert draft[0].tolist() == [3, 1, 2, 3, 1]
-    assert copying.sources.tolist() == [[True] * PLACES, [False] * PLACES]
+    assert copying.sources.tolist() == [[Origin.TEXT] * PLACES, [Origin.HEADS] * PLACES]
     lengths = [min(2 + place, len(ACCURACY)) for place in range(PLACES)]
     assert into[0].tolist() == pytest.approx([ACCURACY[n - 1] for n in lengths])
     assert not into[1].any()
@@ -225,6 +227,43 @@ def test_some_drafts_of_a_batch_keep_their_rows() -> None:
     rows = torch.tensor([1])
     copy = copying.begin(torch.arange(2), PLACES).of(rows)
     Best(FewTokens(), meter).of(rows).copies(copy)  # type: ignore[arg-type]
-    assert copying.sources.tolist() == [[False] * PLACES, [True] * PLACES]
+    assert copying.sources.tolist() == [[Origin.HEADS] * PLACES, [Origin.TEXT] * PLACES]
     assert into[1].all()
     assert not into[0].any()
+
+
+@pytest.mark.parametrize(
+    ("origins", "shown"),
+    [
+        ((), (0, 0)),
+        ((Origin.HEADS, Origin.TEXT), (0, 0)),
+        ((Origin.AGAINST_TEXT, Origin.TEXT), (1, 0)),
+        ((Origin.BOTH, Origin.TEXT, Origin.AGAINST_TEXT, Origin.BOTH), (3, 2)),
+        ((Origin.TEXT, Origin.BOTH, Origin.HEADS, Origin.BOTH), (2, 2)),
+        ((Origin.TEXT,) * 3, (3, 3)),
+    ],
+)
+def test_what_a_draft_shows_of_copies_alone(
+    origins: tuple[int, ...], shown: tuple[int, int]
+) -> None:
+    assert copies_alone(origins) == shown
+
+
+@given(texts=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=24), min_size=1))
+@settings(max_examples=40, deadline=None)
+def test_the_places_it_shows_are_those_copies_alone_would_fill(texts: list[list[int]]) -> None:
+    count = len(texts)
+    scores = torch.randn(PLACES, count, len(NAMED), generator=torch.Generator().manual_seed(count))
+    merging, alone = copying_of(texts), copying_of(texts)
+    chooser, copy = Best(FewTokens(), None), merging.begin(torch.arange(count), PLACES)  # type: ignore[arg-type]
+    drafts = torch.stack([chooser(scores[p], p, copy) for p in range(PLACES)], dim=1)
+    left_to_text = alone.begin(torch.arange(count), PLACES)
+    copies = chooser.copies(left_to_text)
+    for row in range(count):
+        places, same = copies_alone(merging.sources[row].tolist())
+        filled = int((alone.sources[row] == Origin.TEXT).long().cumprod(0).sum())
+        assert places <= filled
+        assert drafts[row, :same].tolist() == copies[row, :same].tolist()
+        if same < filled:
+            assert places == same + 1
+            assert drafts[row, same] != copies[row, same]

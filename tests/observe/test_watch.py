@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.observe import watch
 from vllm_lmtp.observe.carried import cold_drafts, copied_tokens
 
@@ -17,8 +18,9 @@ DRAFTS = 6
 def make_scheduler(stride: int = 3, method: str = "lmtp", **num_tokens: int) -> Any:
     """num_tokens: for each request, its tokens including the one just sampled."""
     config = SimpleNamespace(method=method, lmtp_stride=stride, model="heads")
+    target = SimpleNamespace(model="target")
     return SimpleNamespace(
-        vllm_config=SimpleNamespace(speculative_config=config),
+        vllm_config=SimpleNamespace(speculative_config=config, model_config=target),
         requests={r: SimpleNamespace(num_tokens=n) for r, n in num_tokens.items()},
     )
 
@@ -117,7 +119,7 @@ def test_heads_that_never_help_are_warned_about_once(warnings: list[str]) -> Non
     (line,) = warnings
     assert "300 drafts in a row" in line
     assert "stride is not 3" in line
-    assert "doctor --heads heads" in line
+    assert "doctor --heads heads --target target" in line
 
 
 def test_one_accepted_draft_starts_the_count_anew(warnings: list[str]) -> None:
@@ -140,7 +142,7 @@ def test_models_that_count_drafts_without_speculation_are_left_alone() -> None:
 
 # --- what was copied ------------------------------------------------------------------------------
 
-DRAFT = [True, False, True, True, False, True]
+DRAFT = [Origin.TEXT, Origin.BOTH, Origin.TEXT, Origin.TEXT, Origin.AGAINST_TEXT, Origin.TEXT]
 
 
 def copied(scheduler: Any, drafted: int, accepted: int) -> tuple[int, int]:
@@ -166,14 +168,14 @@ def test_copied_tokens_are_those_that_were_judged(
 ) -> None:
     """A schedule may leave a draft's tail out, and of the rest a part is refused."""
     scheduler = make_scheduler(3, a=20)
-    scheduler.requests["a"].lmtp_copied = DRAFT
+    scheduler.requests["a"].lmtp_origins = DRAFT
     assert copied(scheduler, drafted, accepted) == wanted
 
 
 def test_requests_are_counted_together_in_a_step() -> None:
     scheduler, stats = make_scheduler(3, a=20, b=20), SpecDecodingStats.new(DRAFTS)
-    scheduler.requests["a"].lmtp_copied = DRAFT
-    scheduler.requests["b"].lmtp_copied = [True] * 6
+    scheduler.requests["a"].lmtp_origins = DRAFT
+    scheduler.requests["b"].lmtp_origins = [Origin.TEXT] * 6
     for req_id, accepted in (("a", 1), ("b", 4)):
         watch.note_verdict(scheduler, stats, DRAFTS, accepted, None, req_id)
     assert copied_tokens(stats) == (10, 5)
@@ -181,9 +183,9 @@ def test_requests_are_counted_together_in_a_step() -> None:
 
 def test_drafts_of_the_heads_alone_say_nothing_of_copies() -> None:
     scheduler = make_scheduler(3, a=20)
-    for of_heads in (None, (), [False] * 6):
+    for of_heads in (None, (), [Origin.HEADS, Origin.AGAINST_TEXT, Origin.BOTH] * 2):
         if of_heads is not None:
-            scheduler.requests["a"].lmtp_copied = of_heads
+            scheduler.requests["a"].lmtp_origins = of_heads
         stats = SpecDecodingStats.new(DRAFTS)
         watch.note_verdict(scheduler, stats, DRAFTS, 1, None, "a")
         assert stats.num_draft_tokens_per_pos == [0] * DRAFTS
@@ -194,17 +196,17 @@ def test_a_preempted_request_forgets_its_draft() -> None:
     scheduler = make_scheduler(3, a=20, b=20)
     watch.note_admissions(scheduler, step(new={"a": 0, "b": 0}))
     for req_id in ("a", "b"):
-        scheduler.requests[req_id].lmtp_copied = DRAFT
+        scheduler.requests[req_id].lmtp_origins = DRAFT
     watch.note_admissions(scheduler, step(cached={"b": 19, "a": 0}, resumed=("a",)))
     assert copied(scheduler, 6, 3) == (0, 0)
-    assert scheduler.requests["b"].lmtp_copied == DRAFT
-    scheduler.requests["a"].lmtp_copied = DRAFT  # of a draft after that
+    assert scheduler.requests["b"].lmtp_origins == DRAFT
+    scheduler.requests["a"].lmtp_origins = DRAFT  # of a draft after that
     assert copied(scheduler, 6, 3) == (4, 2)
 
 
 def test_copies_are_not_counted_where_statistics_are_off() -> None:
     scheduler = make_scheduler(3, a=20)
-    scheduler.requests["a"].lmtp_copied = DRAFT
+    scheduler.requests["a"].lmtp_origins = DRAFT
     watch.note_verdict(scheduler, None, DRAFTS, 0, None, "a")
     assert scheduler.lmtp_refused == 1
 
@@ -212,7 +214,7 @@ def test_copies_are_not_counted_where_statistics_are_off() -> None:
 def test_copies_that_a_grammar_ruled_out_are_not_counted() -> None:
     """vLLM counts the draft without them, and a counter of the others must not go down."""
     scheduler = make_scheduler(2, a=20)
-    scheduler.requests["a"].lmtp_copied = [True] * DRAFTS
+    scheduler.requests["a"].lmtp_origins = [Origin.TEXT] * DRAFTS
     stats = SpecDecodingStats.new(DRAFTS)
     stats.observe_draft(num_draft_tokens=DRAFTS - 4, num_accepted_tokens=1)
     watch.note_verdict(scheduler, stats, DRAFTS, 1, {"a": 4}, "a")

@@ -36,7 +36,7 @@ def test_time_and_sources_reach_the_scheduler_before_it_judges(by_name: bool) ->
     assert [clock.CARRIED in vars(output) for output in outputs] == [False, True, True]
 
     def judged(*args: Any, **kwargs: Any) -> Any:
-        return getattr(request, "lmtp_copied", None), len(getattr(scheduler, "lmtp_passes", ()))
+        return getattr(request, "lmtp_origins", None), len(getattr(scheduler, "lmtp_passes", ()))
 
     seen = []
     for output in outputs:

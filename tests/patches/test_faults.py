@@ -13,6 +13,7 @@ from vllm_lmtp.patches.faults import token_logprobs_v2
 from vllm_lmtp.patches.faults.generation_tokens import _finished
 from vllm_lmtp.patches.faults.input_in_parts import _stopped
 from vllm_lmtp.patches.faults.thinking_budget import _apply_to_logits, _update_state
+from vllm_lmtp.runner_v1 import budgets as thinking_budgets
 from vllm_lmtp.runner_v1.proposer import LMTPProposer
 
 START, END, WORD = 7, [8, 9], 3
@@ -92,6 +93,21 @@ def test_budgets_end_where_they_end_without_drafts(
     assert [output.index(END[0]) for output in plain] == [first + budget for budget in budgets]
     monkeypatch.setattr(LMTPProposer, "in_use", True)
     assert write(budgets, 3, right, prompt, wanted) == plain
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(10, 11), (thinking_budgets.REPLAYED + 9, 1)])
+def test_a_request_that_comes_back_does_not_hold_up_the_others(tokens: int, calls: int) -> None:
+    """Preempted, it has lost its state; each token gone through again costs more than the last."""
+    seen: list[int] = []
+
+    def original(holder: Any, outputs: list[list[int]], _: Any) -> None:
+        seen.append(len(outputs[0]))
+
+    holder = holder_of([5], 3, [WORD])
+    thinking_budgets.update(original, holder, [[WORD] * tokens], [[]])
+    assert (len(seen), seen[-1]) == (calls, tokens)
+    thinking_budgets.update(original, holder, [[WORD] * (tokens + 2)], [[WORD]])
+    assert seen[calls:] == [tokens + 1, tokens + 2, tokens + 3]
 
 
 def test_other_drafters_budgets_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

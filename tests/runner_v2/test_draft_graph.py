@@ -24,6 +24,7 @@ from tests.support.speculators import (
     with_graphs,
     write_texts,
 )
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.method.lazy_history import LazyHistory
 
 SCORERS = ["none", "markov", "recurrent", "table"]
@@ -252,7 +253,7 @@ def test_graphs_copy_as_eager_code_does(
     states = make_states()
     eager = make_speculator(make_decoder(kind, 3, 2, states=states), choice)
     graphed = with_graphs(monkeypatch, make_decoder(kind, 3, 2, states=states), choice=choice)
-    places: list[bool] = []
+    places: list[int] = []
     for seed in range(STEPS):
         write_texts(states, seed)
         step = make_step(1 + seed % MAX_REQS, seed)
@@ -260,10 +261,10 @@ def test_graphs_copy_as_eager_code_does(
         wanted, got = eager.propose(**step), graphed.propose(**step)
         assert torch.equal(got, wanted), f"step {seed} of {count} requests"
         assert same_state(eager.decoder, graphed.decoder)
-        copied = sources_of(graphed)
-        assert list(copied) == step["input_batch"].req_ids
-        assert copied == sources_of(eager)
-        places += [place for row in copied.values() for place in row]
+        origins = sources_of(graphed)
+        assert list(origins) == step["input_batch"].req_ids
+        assert origins == sources_of(eager)
+        places += [place for row in origins.values() for place in row]
         if "confident" in choice:
             confidence = graphed.draft_token_confidence_probs[:count]
             torch.testing.assert_close(confidence, eager.draft_token_confidence_probs[:count])
@@ -271,7 +272,9 @@ def test_graphs_copy_as_eager_code_does(
             kept = graphed.draft_logits[:MAX_REQS], eager.draft_logits[:MAX_REQS]
             torch.testing.assert_close(*kept)
     assert sum(g.replays for g in graphed.graphs.graphs.values()) == STEPS * SIZES[-1] // MAX_REQS
-    assert min(sum(places), len(places) - sum(places)) > 100, "heads and texts both have a say"
+    copied = places.count(Origin.TEXT)
+    assert min(copied, len(places) - copied) > 100, "heads and texts both have a say"
+    assert places.count(Origin.AGAINST_TEXT) > 10
 
 
 @pytest.mark.parametrize("choice", ["best", "confident"])
@@ -287,13 +290,13 @@ def test_graphs_copy_what_a_search_finds(monkeypatch: pytest.MonkeyPatch, choice
         texts = write_texts(states, seed, highest=9)
         step = make_step(1 + seed % SIZES[-1], seed)
         of_heads = alone.propose(**step).tolist()
-        drafts, copied = graphed.propose(**step).tolist(), sources_of(graphed)
+        drafts, origins = graphed.propose(**step).tolist(), sources_of(graphed)
         slots = step["input_batch"].idx_mapping.tolist()
-        for row, (slot, whence) in enumerate(zip(slots, copied.values(), strict=True)):
+        for row, (slot, whence) in enumerate(zip(slots, origins.values(), strict=True)):
             distance, length = longest_match(texts[slot], len(certain))
             found = continuation(texts[slot], distance, 6) if length else of_heads[row]
             assert drafts[row] == found
-            assert whence == [length > 0] * 6
+            assert whence == [Origin.TEXT if length else Origin.HEADS] * 6
             copies += length > 0
             if "confident" in choice and length:
                 sure = graphed.draft_token_confidence_probs[row]
@@ -308,7 +311,8 @@ def test_sources_are_of_the_places_that_were_wanted(wanted: int) -> None:
     speculator = make_speculator(make_decoder("none", 3, 2, states=states, odds=(30.0,)))
     step = make_step(3, 0)
     speculator.propose(**step, num_speculative_tokens=wanted)
-    assert sources_of(speculator) == dict.fromkeys(step["input_batch"].req_ids, [True] * wanted)
+    req_ids = step["input_batch"].req_ids
+    assert sources_of(speculator) == dict.fromkeys(req_ids, [Origin.TEXT] * wanted)
 
 
 @pytest.mark.parametrize("unjudged", [{"dummy_run": True}, {"num_speculative_tokens": 0}])

@@ -10,7 +10,9 @@ import pytest
 from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.length.step import Step
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.scheduler.draft_length import DraftLength, install
+from vllm_lmtp.scheduler.listener import judged
 
 
 class Told:
@@ -73,20 +75,23 @@ def run(
     clock: Clock,
     step: Any,
     seconds: float,
-    verdicts: tuple[tuple[int, int], ...] = (),
+    verdicts: tuple[tuple[int, int] | tuple[int, int, tuple[int, ...]], ...] = (),
     more: bool = True,
 ) -> None:
     """The step's output arrives after so long and is read."""
     clock.now += seconds
     took = length.arrived()
-    for drafted, accepted in verdicts:
-        length.verdict(drafted, accepted)
+    for verdict in verdicts:
+        length.verdict(*verdict)
     length.observe(took, step, more)
 
 
-def started(*wanted: int, pipeline: int = 1) -> tuple[DraftLength, Told, Clock]:
+def started(
+    *wanted: int, pipeline: int = 1, text_shows: bool = False
+) -> tuple[DraftLength, Told, Clock]:
     told, clock = Told(*wanted), Clock()
-    return DraftLength(told, pipeline, clock=clock), told, clock  # type: ignore[arg-type]
+    made = DraftLength(told, text_shows, pipeline, clock=clock)  # type: ignore[arg-type]
+    return made, told, clock
 
 
 def test_a_step_is_told_as_it_went() -> None:
@@ -107,6 +112,26 @@ def test_a_request_alone_is_told_what_each_number_of_rows_costs() -> None:
     assert getattr(output(length, {"a": 3, "b": 0}), CARRIED).costs is None
 
 
+def test_drafts_of_heads_show_what_texts_alone_would_have_drafted() -> None:
+    length, told, clock = started(3, 3, 3, text_shows=True)
+    run(length, clock, output(length, {"a": 0, "b": 0}), 1.0)
+    heads, against, both, text = Origin
+    verdicts = (
+        (3, 3, (text, both, against)),  # three places of a text, of which two are right
+        (3, 1, (both, text, text)),  # three, one right
+        (2, 2, (against, heads, heads)),  # one, and it was wrong
+        (1, 1, (text, text, text)),  # two were not worth their rows
+        (3, 3, (heads, heads, heads)),
+    )
+    run(length, clock, output(length, {"a": 3, "b": 3}), 0.5, verdicts)
+    run(length, clock, output(length, {"a": 3, "b": 3}), 0.5)
+    assert [step.by_text for step in told.steps] == [
+        ([0, 0, 0], [0, 0, 0]),
+        ([4, 2, 2], [3, 1, 0]),
+        ([0, 0, 0], [0, 0, 0]),
+    ]
+
+
 def test_verdicts_are_of_one_step_only() -> None:
     length, told, clock = started(1, 1, 1)
     for accepted in (1, 0):
@@ -123,6 +148,15 @@ def test_the_time_after_a_pause_says_nothing() -> None:
     assert [step.seconds and round(step.seconds, 3) for step in told.steps] == [
         None, 0.1, None, 0.2,
     ]  # fmt: skip
+
+
+def test_a_step_that_nobody_planned_is_passed_over() -> None:
+    """A scheduler of the user's own may not call vLLM's `schedule`."""
+    length, told, clock = started(0)
+    step = output(length, {"a": 0})
+    delattr(step, CARRIED)
+    run(length, clock, step, 0.1)
+    assert told.steps == []
 
 
 def test_a_step_of_no_tokens_is_none() -> None:
@@ -211,3 +245,32 @@ def test_where_vllm_allows_no_schedule_there_is_none() -> None:
     made.dynamic_sd_lookup = None
     install(made)
     assert made.dynamic_sd_lookup is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "sampled", "shows"),
+    [
+        ((0, -2, 1, 2), "greedy", True),
+        ((0, -2, 1, 2), "probabilistic", False),
+        ((0, 1, 2), "greedy", False),
+    ],
+)
+def test_what_texts_alone_would_draft_is_learnt_from_verdicts(
+    choices: tuple[int, ...], sampled: str, shows: bool
+) -> None:
+    """Where it may be chosen, and drafts are not drawn."""
+    made = scheduler(draft_choices=choices, draft_sample_method=sampled)
+    install(made)
+    assert made.lmtp_length.text_shows == shows
+    made.requests = {"a": SimpleNamespace(lmtp_origins=[Origin.TEXT, Origin.BOTH], num_tokens=9)}
+    verdict = {"num_draft_tokens": 2, "num_accepted_tokens": 1, "num_invalid_spec_tokens": None}
+    judged(made, None, None, request_id="a", **verdict)
+    made.lmtp_length.controller = told = Told()
+    step = SimpleNamespace(
+        num_scheduled_tokens={"a": 3},
+        total_num_scheduled_tokens=3,
+        scheduled_spec_decode_tokens={"a": [1, 2]},
+    )
+    setattr(step, CARRIED, Plan(asked=2, wanted=2, price=None))
+    made.lmtp_length.observe(0.1, step, more=True)
+    assert told.steps[0].by_text == (([1, 1], [1, 0]) if shows else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ pytest.importorskip("gguf")
 
 from tests.security.limits import no_hang
 from vllm_lmtp.checkpoints import gguf as gguf_tool
-from vllm_lmtp.checkpoints import smollm2
-from vllm_lmtp.checkpoints.smollm2 import EOS_TOKEN, GGUF, WHEEL
+from vllm_lmtp.checkpoints.names import PACKAGED
+from vllm_lmtp.checkpoints.packaged import Packaged, prepare
 from vllm_lmtp.errors import LMTPError
 
 HUGE = 2**60
@@ -36,14 +37,22 @@ def test_hostile_counts(tmp_path: Path, body: bytes, version: int) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"GGUF" + struct.pack("<I", version) + body + b"\0" * 64)
     with no_hang(30), pytest.raises(LMTPError) as error:
-        gguf_tool.write_model(file, tmp_path / "out", EOS_TOKEN)
+        gguf_tool.write_model(file, tmp_path / "out", "</s>")
     (refusal,) = error.value.refusals
     assert refusal.where == str(file)
     assert not (tmp_path / "out").exists()
 
 
+PARTS = [
+    pytest.param(model, number, id=f"{name}, part {number}")
+    for name, model in PACKAGED.items()
+    for number in range(len(model.parts))
+]
+
+
+@pytest.mark.parametrize(("model", "number"), PARTS)
 def test_another_file_than_the_known_one_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Packaged, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a user might have put it where the package is looked for."""
 
@@ -53,9 +62,11 @@ def test_another_file_than_the_known_one_is_not_read(
     monkeypatch.setattr(gguf_tool, "write_model", read)
     cache = tmp_path / "cache"
     cache.mkdir()
-    with zipfile.ZipFile(cache / WHEEL.file, "w") as archive:
-        archive.writestr(GGUF, b"GGUF" + HOSTILE["tensors"])
+    part = model.parts[number]
+    model = replace(model, parts=(part,))  # those before it are as they should be
+    with zipfile.ZipFile(cache / part.wheel.file, "w") as archive:
+        archive.writestr(part.member, b"GGUF" + HOSTILE["tensors"])
     with pytest.raises(LMTPError) as error:
-        smollm2.prepare_target(cache)
+        prepare(model, cache)
     (refusal,) = error.value.refusals
-    assert (refusal.field, refusal.expected) == ("sha256", WHEEL.sha256)
+    assert (refusal.field, refusal.expected) == ("sha256", part.wheel.sha256)

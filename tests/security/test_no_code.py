@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import pickle
 import sys
@@ -15,9 +16,11 @@ from tests.formats.test_bad_files import WritesAFile
 from tests.security.limits import no_hang, refused_cheaply
 from tests.support import folders
 from tests.support.refused import refusals
+from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.files import companions, read_weights
 from vllm_lmtp.formats.unmerged import ADAPTER_CONFIG
+from vllm_lmtp.tools.fit.fitness import check_fit
 from vllm_lmtp.tools.folders.adapter import read_adapter
 from vllm_lmtp.tools.folders.medusa import from_medusa
 
@@ -51,14 +54,33 @@ def test_nothing_in_the_package_can_run_what_a_file_holds() -> None:
 
 
 def test_no_model_is_loaded_with_its_own_code() -> None:
-    """transformers runs none unless told to; where it could, it is told not to."""
+    """Where transformers could run one it asks at the terminal, unless it is told not to."""
     seen = 0
-    for file, node, _ in calls():
-        for keyword in node.keywords:
-            if keyword.arg == "trust_remote_code":
-                assert ast.unparse(keyword.value) == "False", f"{file}:{node.lineno}"
-                seen += 1
-    assert seen >= 3
+    for file, node, name in calls():
+        said = [ast.unparse(k.value) for k in node.keywords if k.arg == "trust_remote_code"]
+        asked = name.split(".")[-2:]
+        reads = asked[-1] == "from_pretrained" and asked[0].startswith("Auto")
+        assert said == ["False"] * (reads or bool(said)), f"{file}:{node.lineno}: {name}"
+        seen += reads
+    assert seen >= 10
+
+
+def test_a_target_with_its_own_code_is_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "mine.py").write_text("raise SystemExit('run')")
+
+    def asked(*_: object) -> str:
+        pytest.fail("transformers asks whether to run it")
+
+    monkeypatch.setattr("builtins.input", asked)
+    heads = read_checkpoint(folders.write(tmp_path / "heads"))
+    with pytest.raises(LMTPError) as caught:
+        check_fit(heads, str(tmp_path))
+    (refusal,) = caught.value.refusals
+    assert (refusal.where, refusal.field) == (str(tmp_path), "config.json")
 
 
 @pytest.mark.parametrize("pipe", [False, True])

@@ -23,7 +23,7 @@ from tests.support.speculators import (
     make_step,
     sources_of,
 )
-from vllm_lmtp.method.copying import NO_TOKEN, copied
+from vllm_lmtp.method.copying import NO_TOKEN, Origin, copied
 
 PLACES = 6
 OWN = range(12)
@@ -72,7 +72,9 @@ def test_on_runner_v2(kind: str) -> None:
         told = sources_of(one)
         for row, slot in enumerate(slots):
             copied_tokens = [
-                t for t, c in zip(draft[row], told[f"of slot {slot}"], strict=True) if c
+                t
+                for t, c in zip(draft[row], told[f"of slot {slot}"], strict=True)
+                if c == Origin.TEXT
             ]
             assert set(copied_tokens) <= set(texts[slot])
             copies += len(copied_tokens)
@@ -140,7 +142,9 @@ def test_on_runner_v1(kind: str, least: float) -> None:
         drafts = propose(made, now)
         told = sources_of(made)
         for request, draft in zip(now, drafts, strict=True):
-            from_text = [t for t, c in zip(draft, told[request.name], strict=False) if c]
+            from_text = [
+                t for t, c in zip(draft, told[request.name], strict=False) if c == Origin.TEXT
+            ]
             assert set(from_text) <= set(request.text)
             copies += len(from_text)
         strangers = batch(seed, others=1)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vllm_lmtp.method.copying import Origin
+
 NO_TOKEN = -1
 
 
@@ -55,8 +57,8 @@ class CopiedDraft:
     places: int
     log_odds: Sequence[float]
     vocab_size: int
-    sources: list[bool] = field(default_factory=list)
-    """Of each place filled so far: whether the text decided it."""
+    origins: list[Origin] = field(default_factory=list)
+    """Of each place filled so far."""
 
     def __post_init__(self) -> None:
         distance, self.length = longest_match(self.text, len(self.log_odds))
@@ -80,7 +82,7 @@ class CopiedDraft:
 
     def leave_to_heads(self, place: int, token: int) -> None:
         """Go on with what the heads draft where the text counts nothing."""
-        self.sources.append(False)
+        self.origins.append(Origin.HEADS)
         self.follows = self.follows and token == self.copied[place]
 
     def fill(self, place: int, opinion: dict[int, float]) -> tuple[int, float, bool]:
@@ -99,6 +101,12 @@ class CopiedDraft:
             of_copied = weight + (1 - weight) * opinion.get(copied, 0.0)
             if of_copied >= (1 - weight) * opinion[best]:
                 token = copied
-        self.sources.append(token == copied and (token != best or weight >= 0.5))
+        if not weight:
+            self.origins.append(Origin.HEADS)
+        elif token != copied:
+            self.origins.append(Origin.AGAINST_TEXT)
+        else:
+            by_text = token != best or weight >= 0.5
+            self.origins.append(Origin.TEXT if by_text else Origin.BOTH)
         self.follows = self.follows and token == self.copied[place]
         return token, opinion.get(token, 0.0), token == copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,7 +12,8 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 from vllm_lmtp.checkpoints.package import Wheel
-from vllm_lmtp.checkpoints.smollm2 import GGUF, WHEEL
+from vllm_lmtp.checkpoints.packaged import Packaged, Part
+from vllm_lmtp.checkpoints.smollm2 import MODEL
 
 HIDDEN, LAYERS = 64, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -21,8 +23,9 @@ TEMPLATE = (
 )
 
 
-def write_gguf(file: Path, special: list[str] = SPECIAL) -> None:
-    """Write a Llama of two layers, its matrices in Q4_1, with a byte-level tokenizer."""
+def write_gguf(file: Path, special: list[str] = SPECIAL, *, adds_bos: bool | None = None) -> None:
+    """Write a Llama of two layers, its matrices in Q4_1, with a byte-level tokenizer; adds_bos:
+    whether it says that texts begin with BOS, None to say nothing."""
     tokens = [*special, *sorted(ByteLevel.alphabet()), "he", "ll"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("stand-in")
@@ -45,6 +48,8 @@ def write_gguf(file: Path, special: list[str] = SPECIAL) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(0)  # wrong for a chat model, as it happens to be in real files
     writer.add_pad_token_id(2)
+    if adds_bos is not None:
+        writer.add_add_bos_token(adds_bos)
     writer.add_chat_template(TEMPLATE)
     rng = np.random.default_rng(0)
 
@@ -72,14 +77,26 @@ def write_gguf(file: Path, special: list[str] = SPECIAL) -> None:
     writer.close()
 
 
-def write_wheel(folder: Path, gguf_file: Path | None) -> Wheel:
-    """Write a wheel that pip takes for the real one, around a GGUF file (or none); its pin."""
+def stand_in(folder: Path, gguf_file: Path | None, model: Packaged = MODEL) -> Packaged:
+    """A model whose packages carry another GGUF file in equal shares, or none."""
+    whole = b"" if gguf_file is None else gguf_file.read_bytes()
+    share = -(-len(whole) // len(model.parts))
+    parts = []
+    for number, part in enumerate(model.parts):
+        content = None if gguf_file is None else whole[number * share :][:share]
+        parts.append(Part(write_wheel(folder, part, content), part.member))
+    return replace(model, parts=tuple(parts))
+
+
+def write_wheel(folder: Path, part: Part, content: bytes | None) -> Wheel:
+    """Write a wheel that pip takes for the real one, around some bytes (or none); its pin."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / WHEEL.file
-    info = f"{WHEEL.file.split('-py3', 1)[0]}.dist-info"
+    wheel = part.wheel
+    file = folder / wheel.file
+    info = f"{wheel.file.split('-py3', 1)[0]}.dist-info"
     texts = {
         f"{info}/METADATA": "\n".join(
-            ("Metadata-Version: 2.1", f"Name: {WHEEL.name}", f"Version: {WHEEL.version}", "")
+            ("Metadata-Version: 2.1", f"Name: {wheel.name}", f"Version: {wheel.version}", "")
         ),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": "",
@@ -87,7 +104,7 @@ def write_wheel(folder: Path, gguf_file: Path | None) -> Wheel:
     with zipfile.ZipFile(file, "w") as archive:
         for name, text in texts.items():
             archive.writestr(name, text)
-        if gguf_file is not None:
-            archive.write(gguf_file, GGUF)
+        if content is not None:
+            archive.writestr(part.member, content)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Wheel(WHEEL.name, WHEEL.version, WHEEL.file, digest)
+    return replace(wheel, sha256=digest)

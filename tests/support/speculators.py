@@ -67,13 +67,13 @@ def write_texts(states: Any, seed: int, highest: int = 2 * VOCAB) -> list[list[i
     return texts
 
 
-def sources_of(speculator: Any) -> dict[str, list[bool]]:
-    """By request, which places of the newest draft were copied; empty where none was noted."""
+def sources_of(speculator: Any) -> dict[str, list[int]]:
+    """By request, the `Origin` of each place of the newest draft; empty where none was noted."""
     speculator.lmtp_sources.take()
     return {
-        req_id: copied
+        req_id: origins
         for sources in speculator.lmtp_sources.take()
-        for req_id, copied in sources.by_request().items()
+        for req_id, origins in sources.by_request().items()
     }
 
 
@@ -134,7 +134,7 @@ def make_decoder(
     if states is not None:
         from vllm_lmtp.runner_v2.texts import SlotTexts
 
-        sources = torch.zeros(MAX_REQS, schedule.max_drafts, dtype=torch.bool, device=device)
+        sources = torch.zeros(MAX_REQS, schedule.max_drafts, dtype=torch.uint8, device=device)
         texts = SlotTexts(states, torch.device("cpu"))
         none = [0.0] * (len(odds) + 1)
         decoder.copying = Copying(texts, by_length(odds, 1, len(odds)), none, 2 * VOCAB, sources)
@@ -158,6 +158,7 @@ def make_speculator(decoder: BackwardDecoder, choice: str = "best") -> Any:
     made.idx_mapping = torch.zeros(MAX_REQS, dtype=torch.int64, device=device)
     made.newest, made.seeds = made.idx_mapping.clone(), made.idx_mapping.clone()
     made.temperature = made.idx_mapping.float()
+    made.places = torch.arange(decoder.schedule.max_drafts, device=device)
     made.use_fp64_gumbel = False
     made.lmtp_sources = SourceLog()
     made.draft_logits = None

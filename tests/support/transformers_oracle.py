@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from tests.support.chain.target import Counters
 from tests.support.copy_search import CopiedDraft
-from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
+from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS, Origin
 
 
 @dataclass
@@ -130,8 +130,8 @@ class Oracle:
                 if right and accepted == place:
                     accepted += 1
                     counters.accepted_per_pos[place] += 1
-            counters.copied += sum(copy.sources)
-            counters.copied_accepted += sum(copy.sources[:accepted])
+            counters.copied += copy.origins.count(Origin.TEXT)
+            counters.copied_accepted += copy.origins[:accepted].count(Origin.TEXT)
             length += accepted + 1
         return truth[len(prompt) : stop], counters
 

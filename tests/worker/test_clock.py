@@ -76,6 +76,16 @@ def test_passes_wait_for_a_verdict_and_are_counted_once() -> None:
     assert [draft_passes(each) for each in stats] == [[2000, 3000], []]
 
 
+def test_passes_without_a_verdict_do_not_pile_up() -> None:
+    scheduler, step = make_scheduler(), SimpleNamespace(num_spec_tokens_to_schedule=6)
+    for number in range(clock.MOST_WAITING + 50):
+        output = make_output()
+        setattr(output, clock.CARRIED, [number])
+        clock.collect(scheduler, step, output)
+    assert len(scheduler.lmtp_passes) == clock.MOST_WAITING
+    assert scheduler.lmtp_passes[-1] == clock.MOST_WAITING + 49
+
+
 @pytest.mark.parametrize(("log_stats", "wanted"), [(False, 4), (True, 0)])
 def test_nothing_is_kept_that_nobody_will_take(log_stats: bool, wanted: int) -> None:
     scheduler, output = make_scheduler(log_stats), make_output()

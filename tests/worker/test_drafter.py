@@ -52,7 +52,7 @@ def test_texts_count_what_is_known_of_no_checkpoint() -> None:
     assert copying is not None
     assert copying.weights.tolist() == pytest.approx([0.0, *weights(*DEFAULT_LOG_ODDS)])
     assert (copying.texts, copying.vocab_size) == ("texts", VOCAB)
-    assert (copying.sources.shape, copying.sources.dtype) == ((REQS, PLACES), torch.bool)
+    assert (copying.sources.shape, copying.sources.dtype) == ((REQS, PLACES), torch.uint8)
 
 
 @pytest.mark.parametrize(

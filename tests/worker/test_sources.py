@@ -10,14 +10,15 @@ import pytest
 import torch
 from vllm.v1.outputs import ModelRunnerOutput
 
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.worker import sources
 from vllm_lmtp.worker.sources import CARRIED, SourceLog, Sources
 
-A, B = [True, False, True], [False, False, True]
+A, B = [Origin.TEXT, Origin.HEADS, Origin.TEXT], [Origin.AGAINST_TEXT, Origin.BOTH, Origin.TEXT]
 
 
-def rows(*copied: list[bool]) -> torch.Tensor:
-    return torch.tensor(copied)
+def rows(*origins: list[int]) -> torch.Tensor:
+    return torch.tensor(origins, dtype=torch.uint8)
 
 
 def make_runner(kind: str = "speculator") -> Any:
@@ -56,7 +57,7 @@ def test_the_next_draft_does_not_write_over_sources() -> None:
     req_ids, buffer = ["a", "b"], rows(A, B)
     kept = Sources(req_ids, buffer)
     req_ids.reverse()
-    buffer.fill_(True)
+    buffer.fill_(Origin.TEXT)
     assert kept.by_request() == {"a": A, "b": B}
 
 
@@ -96,7 +97,7 @@ def test_sources_reach_the_requests_they_are_of(
         sources.carry(runner, told)
         received = output if process == "the same" else pickle.loads(pickle.dumps(output))
         sources.collect(scheduler, received)
-        seen.append({k: v["lmtp_copied"] for k, v in noted(scheduler).items() if v})
+        seen.append({k: v["lmtp_origins"] for k, v in noted(scheduler).items() if v})
     assert seen == [{}, {"a": A, "b": B}, {"a": B, "b": B}, {"a": B, "b": B}]
 
 
@@ -106,16 +107,16 @@ def test_requests_that_ended_meanwhile_are_passed_over() -> None:
     sources.carry(runner, make_output())
     sources.carry(runner, output)
     sources.collect(scheduler, output)
-    assert noted(scheduler) == {"b": {"lmtp_copied": B}}
+    assert noted(scheduler) == {"b": {"lmtp_origins": B}}
 
 
 def test_an_output_that_vllm_shares_between_steps_tells_once() -> None:
     scheduler, output = make_scheduler("a"), make_output()
     setattr(output, CARRIED, [Sources(["a"], rows(A))])
     sources.collect(scheduler, output)
-    scheduler.requests["a"].lmtp_copied = ()
+    scheduler.requests["a"].lmtp_origins = ()
     sources.collect(scheduler, output)
-    assert noted(scheduler) == {"a": {"lmtp_copied": ()}}
+    assert noted(scheduler) == {"a": {"lmtp_origins": ()}}
 
 
 def test_a_step_without_output_keeps_its_sources_for_the_next() -> None:

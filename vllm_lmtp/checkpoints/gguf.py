@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_lmtp.errors import refuse
 
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
 # Where the file lay on the machine that converted it, and nothing that a loader needs.
 _DROPPED_KEYS = ("_name_or_path", "_model_name_or_path", "quantization_config")
 
@@ -44,11 +45,16 @@ def write_model(file: Path, output: Path, eos_token: str) -> None:
     from vllm_lmtp.formats.whole import write_json
     from vllm_lmtp.training.data.tokenizer import save_tokenizer
 
-    source = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **source)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(file.parent), gguf_file=file.name, trust_remote_code=False
+        )
         model = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), dtype=torch.bfloat16, **source, **_dequantised(file.name)
+            str(file.parent),
+            dtype=torch.bfloat16,
+            gguf_file=file.name,
+            trust_remote_code=False,
+            **_dequantised(file.name),
         )
     except Exception as error:  # tokenizers, for one, raises no narrower class
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -69,6 +75,7 @@ def write_model(file: Path, output: Path, eos_token: str) -> None:
             remedy="give the file of the chat model",
         )
     tokenizer.eos_token = eos_token
+    _begin_as_stated(file, tokenizer)
     model.config.eos_token_id = eos
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -80,6 +87,21 @@ def write_model(file: Path, output: Path, eos_token: str) -> None:
     values = model.config.to_diff_dict() | {"architectures": [type(model).__name__]}
     write_json(config, {k: v for k, v in values.items() if k not in _DROPPED_KEYS})
     save_tokenizer(tokenizer, output)
+
+
+def _begin_as_stated(file: Path, tokenizer: Any) -> None:
+    """Let texts begin with BOS where the file says so; transformers reads the token, and not that
+    it is added."""
+    from gguf import GGUFReader
+    from tokenizers.processors import TemplateProcessing
+
+    stated = GGUFReader(file).fields.get(ADDS_BOS)
+    bos, number = tokenizer.bos_token, tokenizer.bos_token_id
+    if stated is None or not stated.contents() or tokenizer("a")["input_ids"][:1] == [number]:
+        return
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, number)]
+    )
 
 
 def _dequantised(gguf_file: str) -> dict[str, Any]:

@@ -38,24 +38,34 @@ def subject_of(model: str | None, heads: str | None) -> Subject:
     """The subject that `--model` and `--heads` name.
 
     Raises:
-        LMTPError: the named model cannot be prepared.
+        LMTPError: the named model cannot be prepared, or comes without heads.
     """
     from vllm_lmtp.checkpoints import smollm2
+    from vllm_lmtp.checkpoints.names import folder_or_id, is_packaged
 
-    if model == smollm2.NAME and not os.path.exists(model):
-        # Heads of the user's own need no shipped ones.
-        target = smollm2.prepare().target if heads is None else smollm2.prepare_target()
-        return Subject(
-            str(target),
-            heads or str(smollm2.HEADS),
-            QUESTIONS,
-            chat=True,
-            shown=len(QUESTIONS),
-            max_tokens=128,
-            rounds=1,
-            threads=len(os.sched_getaffinity(0)),
+    if model is None or not is_packaged(model):
+        return Subject(model or str(EMBEDDED), heads)
+    if heads is None and model != smollm2.NAME:
+        raise refuse(
+            model,
+            "heads",
+            found="none of its own",
+            expected="--heads",
+            remedy=f"make some: vllm-lmtp heads {model} OUTPUT",
         )
-    return Subject(model or str(EMBEDDED), heads)
+    # Heads of the user's own need no shipped ones.
+    target = str(smollm2.prepare().target) if heads is None else folder_or_id(model)
+    chat = model == smollm2.NAME
+    return Subject(
+        target,
+        str(smollm2.HEADS) if heads is None else heads,
+        QUESTIONS if chat else OPENINGS,
+        chat=chat,
+        shown=len(QUESTIONS) if chat else 3,
+        max_tokens=128,
+        rounds=1,
+        threads=len(os.sched_getaffinity(0)),
+    )
 
 
 def chat_tokenizer(model: str) -> Any:

@@ -7,8 +7,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from vllm_lmtp.checkpoints.names import folder_or_id
 from vllm_lmtp.cli.shared.output import add_json_flag, print_json, stdout_to_stderr
 from vllm_lmtp.errors import refuse
+from vllm_lmtp.formats.files import fetch
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "config", type=Path, metavar="CONFIG", help="a file such as configs/train/distill/*"
     )
-    parser.add_argument("--model", metavar="DIR", help="the target, instead of the file's `model`")
+    parser.add_argument("--model", help="the target, folder or id, instead of the file's `model`")
     parser.add_argument("--output", metavar="DIR", help="instead of the file's `output`")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="local copies of the prompt sets, <name>.jsonl"
@@ -50,20 +52,14 @@ def run(args: argparse.Namespace) -> int:
     config = dataclasses.replace(
         config, model=args.model or config.model, output=args.output or config.output
     )
-    if config.model is None or not (Path(config.model) / "config.json").is_file():
-        raise refuse(
-            str(args.config),
-            "model",
-            found="none" if config.model is None else f"{config.model}, without a config.json",
-            expected="the folder of a causal language model",
-            remedy="name one with --model DIR",
-        )
+    config = dataclasses.replace(config, model=_folder(config.model, args.config))
     with stdout_to_stderr():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         try:
             from vllm_lmtp.training.distillation.distill import distill
 
-            report = distill(config, args.config, args.data)
+            command = f"vllm-lmtp distill {args.config.name} --model MODEL --data DATA"
+            report = distill(config, command, args.data)
         except ModuleNotFoundError as error:
             raise refuse(
                 "Python environment",
@@ -79,3 +75,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:<20} {value}")
     print(f"{'dataset':<20} {report['dataset']}")
     return 0
+
+
+def _folder(model: str | None, config: Path) -> str:
+    """The target's local folder; an id is fetched."""
+    folder = None if model is None else fetch(folder_or_id(model))
+    if folder is None or not (folder / "config.json").is_file():
+        raise refuse(
+            str(config),
+            "model",
+            found="none" if model is None else f"{model}, without a config.json",
+            expected="the folder of a causal language model, or its id",
+            remedy="name one with --model MODEL",
+        )
+    return str(folder)

@@ -27,7 +27,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "heads", help="make heads for a model, in a given time", description=__doc__
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder or Hugging Face id of a causal language model")
+    add(
+        "model",
+        metavar="MODEL",
+        help="folder or Hugging Face id of a causal language model; smollm2 and gemma3-270m are "
+        "fetched once",
+    )
     add("output", type=Path, metavar="OUTPUT", help="the folder to write; it works in OUTPUT.work")
     add(
         "--minutes",

@@ -17,11 +17,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "config", type=Path, metavar="CONFIG", help="a file such as configs/train/*"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the checkpoint")
+    parser.add_argument("--output", metavar="DIR", help="where to write the checkpoint")
     parser.add_argument(
-        "--teacher", type=Path, metavar="DIR", help="the model to train heads for, or stage 1"
+        "--teacher", metavar="MODEL", help="the model to train heads for, or stage 1: folder or id"
     )
-    parser.add_argument("--dataset", type=Path, metavar="DIR", help="the distilled answers")
+    parser.add_argument(
+        "--dataset", metavar="DIR", help="the distilled answers, where the run learns from some"
+    )
     add_json_flag(parser)
     parser.set_defaults(run=run)
 

@@ -147,11 +147,11 @@ def _draft_length_faults(settings: EngineSettings) -> list[Refusal]:
     faults = []
     kind = settings.options.get("lmtp_draft_length")
     schedule = settings.options.get("num_speculative_tokens_per_batch_size")
-    if kind == "auto" and schedule is not None:
+    if kind is not None and schedule is not None:
         expected = "one or the other: both say how many drafts a step makes"
         remedy = "leave num_speculative_tokens_per_batch_size out, or lmtp_draft_length"
         faults.append(
-            Refusal(WHERE, "lmtp_draft_length", "'auto' and a schedule", expected, remedy)
+            Refusal(WHERE, "lmtp_draft_length", f"{kind!r} and a schedule", expected, remedy)
         )
     file = settings.options.get("lmtp_draft_length_file")
     if file is not None and not finds_length(settings):

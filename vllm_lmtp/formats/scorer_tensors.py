@@ -31,6 +31,8 @@ MAY_BE_INT8 = (EMBED, OUTPUT)
 TERMS = (MARKOV, RECURRENT)
 FIELD = "scorer"
 CONFIDENCE = "confidence"
+TRAINED_WITH, WITH_HEADS = "trained_with", "heads"
+"""Field that says what a term was trained with, and its value where that was the heads."""
 COPYING, LOG_ODDS, ACCURACY = "copying", "log_odds", "accuracy"
 LINE = ("slope", "intercept")
 

@@ -20,6 +20,8 @@ from vllm_lmtp.errors import LMTPError, refuse
 
 NEW, OLD = ".new", ".old"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""What stands where a folder should, or the other way about."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors and tokenizers, which are written in Rust, word an error of the system."""
 
@@ -79,8 +81,8 @@ def room_for(output: Path) -> Iterator[None]:
             "output",
             found=f"cannot be written ({reason})",
             expected="a place with room for the whole run",
-            remedy="free the space and give the command again: it goes on where it stopped, and "
-            "what was saved before is unchanged",
+            remedy="free the space, or name another place, and give the command again: it goes on "
+            "where it stopped, and what was saved before is unchanged",
         ) from error
 
 
@@ -90,7 +92,8 @@ def no_room(error: BaseException) -> str | None:
     if isinstance(error, LMTPError):  # which may quote one
         return None
     if isinstance(error, OSError):
-        return (error.strerror or said) if error.errno in _NO_ROOM else None
+        known = error.errno in (*_NO_ROOM, *_NO_FOLDER)
+        return (error.strerror or said) if known else None
     found = _OS_ERROR.search(said)
     torch_save = "PytorchStreamWriter" in said or "enforce fail at inline_container" in said
     if torch_save or (found and int(found[1]) in _NO_ROOM):

@@ -2,9 +2,8 @@
 
 Of every length in use the controller knows what it is worth (worth.py) and, for each size of batch,
 what it costs (cost.py). The length with the most expected tokens a second is kept until another one
-is better by more than chance says. Now and then a single step takes another length, a *look*: where
-the other might be better for all that is known, or where no draft was seen for some seconds and
-the text may have changed. What looks may cost is bounded (budget.py).
+is better by more than chance says (takeover.py). Now and then a single step looks at another one
+(looks.py).
 
 The controller has no clock and draws no numbers: the same steps lead to the same choices.
 """
@@ -15,47 +14,27 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vllm_lmtp.length.budget import Budget
 from vllm_lmtp.length.choices import in_order, num_drafts, spread_lengths
 from vllm_lmtp.length.cost import StepTime
 from vllm_lmtp.length.filter import Sum
 from vllm_lmtp.length.first_times import FirstTimes
 from vllm_lmtp.length.knowledge import Knowledge, SizeKnowledge, read
+from vllm_lmtp.length.looks import Looks
 from vllm_lmtp.length.sizes import Reason, Size, Weighed, size_of
 from vllm_lmtp.length.step import Step, believed
+from vllm_lmtp.length.takeover import least_gain
 from vllm_lmtp.length.worth import Expected, Worth
 
 FIRST_STEPS = 5
 """Timed steps of a size before anything is drafted; their median begins its model, so that one
 straggler does no harm."""
-PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0.3
-"""A length takes over if it is better by a share, PAYS where nothing is drafted, and by so many
-standard errors. More is asked to draft at all than for a longer draft, and for that more than for a
-shorter one; plain decoding takes over as soon as it seems best. For being slower than plain
-decoding is worse than missing a small gain."""
-COPIES_BETTER, COPIES_SURE = 0.005, 0.3
-"""The same of copies alone, which cost little where they are wrong: only what is worth its row is
-verified, and nothing is where the text is silent."""
-CURIOUS = 1.5
-"""Standard errors a length is given the benefit of when it is asked whether to look at it."""
 YOUNG_STEPS = 200
 """Timed steps of a size up to which looks may follow each other closely."""
-YOUNG_GAP, GAP = 2, 10
-"""Steps between looks at least: while a size is young, and later. So looks are at most one step in
-11 once a size is known."""
-COPIES_TURN = 3
-"""Looks at heads after which copies alone are looked at, where they may be better at all."""
-COLD, PLAIN_STEPS = 1, 3
+COLD = 1
 """Plain steps after one with drafts that find other weights in the caches, 3.1 ms instead of 2.2
-with a small model, and are not learnt from where drafts are in use; and steps that a look at plain
-decoding takes, of which the first still verifies drafts."""
+with a small model, and are not learnt from where drafts are in use."""
 ONCE = 1.5
 """Times what was expected, beyond which a step that may take long for once is not learnt from."""
-LOST = 8
-"""Steps after which a look whose drafts were never verified is given up."""
-UNSEEN, UNSEEN_MOST, UNSEEN_GROWS = 0.3, 4.0, 1.5
-"""Seconds without any draft after which the text may have changed, or without a plain step after
-which that may have: at first, at most, and how much longer after each look that changed nothing."""
 FIRST_COPY, FIRST_MATCH = 0.4, 0.3
 """Guesses of copies, before any was seen: the share of requests whose first one is accepted, and of
 those whose text says anything."""
@@ -67,8 +46,7 @@ WARM_DOUBT, WARM_TRIES = 0.1, 30.0
 """What knowledge of an earlier run counts: its variances as a share of those of guesses, and tries
 of each place at most."""
 EVERY = 4
-"""Once a size is not young, steps learnt from after which its lengths are weighed anew, and steps
-after which it is asked again whether to look."""
+"""Once a size is not young, steps learnt from after which its lengths are weighed anew."""
 LEARN_SECONDS = 0.02
 """Once a size is not young, steps as usual are learnt from no more often, so that the controller
 costs an engine of short steps no larger share than one of long ones."""
@@ -87,47 +65,34 @@ class Controller:
         places = max(map(num_drafts, self.lengths))
         self.worth = Worth(places)
         self.copies = Worth(places, FIRST_COPY, FIRST_MATCH)
-        self.budget = Budget()
+        self.looks = Looks()
         self.sizes: dict[int, Size] = {}
         self.now = 0.0
-        self.looks = 0
         self.steps = 0
-        self._since_look = 0
-        self._look: int | None = None
         self._first_times = FirstTimes()
-        self._looks_at_heads = 0
         self._plain_steps = 0
-        self._last_draft = 0.0
-        self._patience = UNSEEN
 
     def choose(self, num_requests: int) -> int:
         """Drafts a request that the step that is scheduled now should make."""
-        self._since_look += 1
+        self.looks.scheduled()
         size = self._ready(num_requests)
         if size is None:
             return self._at_first(num_requests)
-        if self._look is not None and self._since_look < _steps_of_look(self._look):
-            return self._look
-        look = self._worth_a_look(size)
+        look = self.looks.goes_on()
         if look is None:
-            return size.length
-        self.looks += 1
-        self._look, self._since_look = look, 0
-        return look
+            look = self.looks.begin(size, size.time.steps < YOUNG_STEPS, self.now)
+        return size.length if look is None else look
 
     def observe(self, step: Step) -> None:
         """Learn from a step; steps come in order, each once, however late."""
         self.steps += 1
         seconds = believed(step.seconds)
         self.now += seconds
-        self.budget.pay_in(seconds)
+        self.looks.budget.pay_in(seconds)
         if step.num_requests < 1:
             return
         self._judge(step, seconds)
-        if self._look is not None:
-            taken = self._since_look >= _steps_of_look(self._look) - 1
-            if (step.asked == self._look and taken) or self._since_look > LOST:
-                self._look = None
+        self.looks.observed(step.asked)
         if not seconds or step.prefill:
             return
         most = size_of(step.num_requests)
@@ -152,7 +117,7 @@ class Controller:
             False where the step must be observed as others are.
         """
         size = self.sizes.get(size_of(num_requests))
-        if size is None or not size.time.known or size.length or self._look is not None:
+        if size is None or not size.time.known or size.length or self.looks.under_way():
             return False
         if size.time.steps < YOUNG_STEPS:
             return False
@@ -160,7 +125,7 @@ class Controller:
             return False
         self.steps += 1
         self.now += seconds
-        self.budget.pay_in(seconds)
+        self.looks.budget.pay_in(seconds)
         self.worth.wait(seconds)
         self.copies.wait(seconds)
         self._plain_steps += 1
@@ -177,10 +142,15 @@ class Controller:
         worth = self._worth_of(step.asked)
         asked = num_drafts(step.asked)
         worth.observe(step.num_requests, asked, step.judged, step.accepted, seconds)
-        (self.copies if worth is self.worth else self.worth).wait(seconds)
+        if worth is self.copies:
+            self.worth.wait(seconds)
+        elif step.by_text is None:
+            self.copies.wait(seconds)
+        else:
+            self.copies.observe(step.num_requests, asked, *step.by_text, seconds)
         if self._changes() != changes:
-            self._patience = UNSEEN
-        self._last_draft = self.now
+            self.looks.changed()
+        self.looks.drafted(self.now)
 
     def _learn(self, size: Size, step: Step, seconds: float, first: bool) -> None:
         """Learn what a step costs; first: it may have taken long for once."""
@@ -196,7 +166,8 @@ class Controller:
         shifts = time.shifts
         time.observe(seconds, step.num_requests, step.rows, step.wanted, self.now)
         if time.shifts != shifts:
-            self._patience, size.plain_seen = UNSEEN, 0.0
+            self.looks.changed()
+            size.plain_seen = 0.0
         self._settle(size, step)
 
     def in_use(self, num_requests: int) -> int:
@@ -209,15 +180,15 @@ class Controller:
         size = self._ready(num_requests)
         if size is None:
             return None
-        return self._of(size, size.length).rate / self._of(size, 0).rate
+        return size.of(size.length).rate / size.of(0).rate
 
     def reason(self, num_requests: int) -> Reason | None:
         """Why the length in use is; None while the size is not known."""
         size = self._ready(num_requests)
         if size is None:
             return None
-        used = self._of(size, size.length)
-        return Reason(used.tokens, used.seconds, self._of(size, 0).seconds)
+        used = size.of(size.length)
+        return Reason(used.tokens, used.seconds, size.of(0).seconds)
 
     def price_of_row(self, num_requests: int) -> float | None:
         """Tokens that could be had in the time that a verified row more takes.
@@ -228,7 +199,7 @@ class Controller:
         size = self._ready(num_requests)
         if size is None:
             return None
-        used = self._of(size, size.length)
+        used = size.of(size.length)
         rows = self._expected(size.length).rows
         return min(1.0, size.time.slope(rows) * num_requests * used.rate)
 
@@ -241,7 +212,7 @@ class Controller:
         size = self._ready(1)
         if size is None:
             return None
-        rate, most = self._of(size, size.length).rate, max(map(num_drafts, self.lengths))
+        rate, most = size.of(size.length).rate, max(map(num_drafts, self.lengths))
         return tuple(size.time.verifying(rows) * rate for rows in range(most + 1))
 
     def state(self) -> dict[str, Any]:
@@ -274,7 +245,7 @@ class Controller:
         for most, learnt in known.sizes.items():
             size = new.sizes[most] = Size(new.lengths, most)
             size.time.remember(learnt.seconds, learnt.noise, WARM_DOUBT)
-            new.budget.open_size(size.time.plain, first=most == min(known.sizes))
+            new.looks.budget.open_size(size.time.plain, first=most == min(known.sizes))
         return new
 
     def _worth_of(self, choice: int) -> Worth:
@@ -318,7 +289,7 @@ class Controller:
         near = self._nearest(most)
         if near is None or not near.weighed or not most / 2 <= near.time.most <= most * 2:
             return 0
-        used, plain = self._of(near, near.length), self._of(near, 0)
+        used, plain = near.of(near.length), near.of(0)
         if used.rate <= CLEARLY * plain.rate:
             return 0
         upto = self.lengths[: self.lengths.index(near.length) + 1]
@@ -337,10 +308,10 @@ class Controller:
         if len(size.first) < FIRST_STEPS:
             return
         plain = median(size.first)
+        size.length = self._at_first(size.time.most)  # while nothing is known of itself
         size.time.begin(plain, self.now, None if near is None else near.time)
         size.plain_seen = self.now
-        size.length = self._at_first(size.time.most)
-        self.budget.open_size(plain, first=near is None)
+        self.looks.budget.open_size(plain, first=near is None)
 
     def _weigh(self, size: Size, num_requests: int) -> None:
         time = size.time
@@ -349,29 +320,17 @@ class Controller:
         size.weighed_at = time.steps
         expected = self._expectations()
         size.weighed = self._against(size, num_requests, expected)
-        used = self._of(size, size.length)
+        used = size.of(size.length)
         # The best of all, or else copies, of which less is asked.
         best = max(size.weighed, key=lambda w: w.rate)
         copies = [w for w in size.weighed if w.length < 0]
         for other in (best, *copies):
-            if other.rate <= used.rate * (1 + self._least(size, other)):
+            if other.rate <= used.rate * (1 + least_gain(size.length, other, self.lengths)):
                 continue
             size.length = other.length
-            self._patience = UNSEEN
+            self.looks.changed()
             size.weighed = self._against(size, num_requests, expected)
             break
-
-    def _least(self, size: Size, other: Weighed) -> float:
-        """By what share another choice must be better than the one in use to take over."""
-        used = size.length
-        if other.length < 0:
-            return COPIES_BETTER + COPIES_SURE * other.error
-        if not other.length:
-            return 0.0 if used > 0 else BETTER
-        if not used:
-            return PAYS + SURE_DRAFTING * other.error
-        longer = self.lengths.index(other.length) > self.lengths.index(used)
-        return BETTER + (SURE_LONGER if longer else SURE_SHORTER) * other.error
 
     def _against(
         self, size: Size, num_requests: int, expected: Mapping[int, Expected]
@@ -392,54 +351,11 @@ class Controller:
             found.append(Weighed(length, worth.tokens, seconds, error, late, hoped))
         return found
 
-    def _of(self, size: Size, length: int) -> Weighed:
-        return size.weighed[self.lengths.index(length)]
-
-    def _worth_a_look(self, size: Size) -> int | None:
-        young = size.time.steps < YOUNG_STEPS
-        if self._look is not None or self._since_look <= (YOUNG_GAP if young else GAP):
-            return None
-        if not young and self._since_look % EVERY:
-            return None
-        used = self._of(size, size.length)
-        seen = size.plain_seen if size.length else self._last_draft
-        unseen = self.now - seen > self._patience
-        wanted: list[tuple[float, float, Weighed]] = []
-        for other in size.weighed:
-            if other.length == size.length:
-                continue
-            feared = other.seconds + other.seconds_error - other.tokens / used.rate
-            feared *= _steps_of_look(other.length)
-            benefit = other.rate * (1 + CURIOUS * other.error) / used.rate
-            if unseen and size.length and not other.length:
-                benefit = max(benefit, 2.0)
-            elif unseen and not size.length:
-                benefit = max(benefit, other.hoped / other.seconds / used.rate)
-            if benefit > 1:
-                wanted.append((benefit, feared, other))
-        if not wanted:
-            return None
-        self.budget.save_for(min(feared for _, feared, _ in wanted))
-        allowed = [
-            (benefit, other) for benefit, feared, other in wanted if self.budget.allows(feared)
-        ]
-        if not allowed:
-            return None
-        if unseen:
-            self._patience = min(UNSEEN_MOST, self._patience * UNSEEN_GROWS)
-        # The most promising one, which a length of heads may stay for long: copies get their turn.
-        copies = [pair for pair in allowed if pair[1].length < 0]
-        if self._looks_at_heads >= COPIES_TURN and copies:
-            allowed = copies
-        chosen = max(allowed, key=lambda pair: pair[0])[1].length
-        self._looks_at_heads = 0 if chosen < 0 else self._looks_at_heads + (chosen > 0)
-        return chosen
-
     def _settle(self, size: Size, step: Step) -> None:
         """What a step cost that was not as the length in use has it."""
         if not size.weighed or (step.asked == size.length and step.wanted == size.length):
             return
-        time, used = size.time, self._of(size, size.length)
+        time, used = size.time, size.of(size.length)
         worth = self._expected(size.length)
         as_used = time.seconds(self._terms(time, step.num_requests, worth, size.length))
         rows = step.rows / step.num_requests
@@ -448,9 +364,4 @@ class Controller:
         if step.asked != size.length:
             tokens = 1 + sum(step.accepted) / step.num_requests
             cost -= (tokens - used.tokens) / used.rate
-        self.budget.settle(cost)
-
-
-def _steps_of_look(length: int) -> int:
-    """Steps that a look at a length takes in a row."""
-    return 1 if length else PLAIN_STEPS
+        self.looks.budget.settle(cost)

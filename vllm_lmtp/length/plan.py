@@ -23,3 +23,13 @@ class Plan:
     wanted: int
     price: float | None
     costs: tuple[float, ...] | None = None
+
+    def cut(self, drawn: bool) -> tuple[float, tuple[float, ...] | None]:
+        """By what drafts are cut: the price of a row, and in its place the costs of all rows.
+
+        Args:
+            drawn: whether tokens of these drafts are drawn. By the price a place is verified or not
+                for what was drawn before it; by the costs it would be for what was drawn there and
+                behind it, too, and the output would drift from the target's distribution.
+        """
+        return self.price or 0.0, None if drawn else self.costs

@@ -54,6 +54,10 @@ class Size:
         self.first: list[float] = []
         self.plain_seen = 0.0
 
+    def of(self, length: int) -> Weighed:
+        """A length as it was weighed last."""
+        return next(weighed for weighed in self.weighed if weighed.length == length)
+
 
 def size_of(num_requests: int) -> int:
     """The size of batch, named by its most requests: a power of two."""

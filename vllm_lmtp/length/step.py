@@ -28,6 +28,8 @@ class Step:
     judged: of each place, how many of the drafts verified here reached it; may be short of places.
     accepted: of each place, how many requests had it and all places before it accepted.
     prefill: whether any prompt was computed in it. Its time is another thing then.
+    by_text: judged and accepted of drafts that had been left to the texts alone, as far as those of
+        heads and texts show: at least so many. None where they show nothing.
     """
 
     seconds: float | None
@@ -38,3 +40,4 @@ class Step:
     judged: Sequence[int] = ()
     accepted: Sequence[int] = ()
     prefill: bool = False
+    by_text: tuple[Sequence[int], Sequence[int]] | None = None

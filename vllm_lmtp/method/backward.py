@@ -149,6 +149,7 @@ class BackwardDecoder:
             undecided,
         )
         draft[undecided, : filled.shape[1]] = filled
+        choose.end(copy, undecided, filled.shape[1])
         return draft
 
     def _by_heads(

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.method.copying import OUTWEIGHS, DraftedCopy, Evidence
+from vllm_lmtp.method.copying import OUTWEIGHS, DraftedCopy, Evidence, Origin
 
 Choose = Callable[[torch.Tensor, int, DraftedCopy | None], torch.Tensor]
 """(scores [R, S], place, what the texts say of the draft, if they are asked) -> [R] int64, the
@@ -161,7 +161,7 @@ class Best:
             return best
         text = copy.at(place)
         found = merged(*self.heads.best_beside(scores, text.tokens), text)
-        copy.note(place, found.tokens, found.decided)
+        copy.note(place, found.tokens, text, found.decided)
         if self.meter is not None:
             self.meter.note_merged(place, found, text)
         return found.tokens
@@ -170,6 +170,12 @@ class Best:
         """The same for some drafts of the batch: [r] int64."""
         meter = self.meter and Meter(self.meter.confidence, self.meter.into, rows)
         return Best(self.heads, meter)
+
+    def end(self, copy: DraftedCopy, rows: torch.Tensor, place: int) -> None:
+        """Take back what `copies` noted of some drafts [r] from a place on, where they now end."""
+        copy.copying.sources[rows, place:] = Origin.HEADS
+        if self.meter is not None:
+            self.meter.into[rows, place:] = 0.0
 
     def copies(self, copy: DraftedCopy) -> torch.Tensor:
         """What the texts go on with, [R, m] int64, without the heads."""
@@ -209,7 +215,7 @@ class Drawn:
         tokens = self.draw(mixed(whole, text) / self.temperature, place)
         best = whole.argmax(dim=1)
         copied = (text.weights > 0) & (tokens == text.tokens)
-        copy.note(place, tokens, copied & decides(text, best))
+        copy.note(place, tokens, text, copied & decides(text, best))
         if self.meter is not None:
             total = whole.logsumexp(dim=1)
             of_copied = whole.gather(1, text.tokens.unsqueeze(1)).squeeze(1) - total

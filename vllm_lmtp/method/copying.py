@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import torch
@@ -134,6 +135,37 @@ class Evidence(NamedTuple):
     weights: torch.Tensor
 
 
+class Origin(IntEnum):
+    """Whose a drafted token is, told by what the text said of its place."""
+
+    HEADS = 0
+    """The heads': the text said nothing, or the draft had left it."""
+    AGAINST_TEXT = 1
+    """The heads': the text goes on with another token."""
+    BOTH = 2
+    """The heads' own choice, and what the text goes on with."""
+    TEXT = 3
+    """The text's, which decided against the heads, or whatever they are."""
+
+
+def copies_alone(origins: Sequence[int]) -> tuple[int, int]:
+    """What a draft of heads and text shows of one that had been left to the text.
+
+    Args:
+        origins: of its places, `Origin`.
+
+    Returns:
+        How many places the latter would have had at least, and how many of them hold the same
+        tokens in both: all of the former, or all but the last.
+    """
+    same = 0
+    for origin in origins:
+        if origin < Origin.BOTH:
+            return same + (origin == Origin.AGAINST_TEXT), same
+        same += 1
+    return same, same
+
+
 class Copying(nn.Module):
     """How the text's opinion is weighed.
 
@@ -144,7 +176,7 @@ class Copying(nn.Module):
         accuracy: how often such a match is right, for drafts that no head is asked about.
         vocab_size: V; what is copied must be a token that the target could sample.
         never: tokens that stand for something else, such as a part of a picture.
-        sources: [at least R, m] bool, where it is noted which places were copied.
+        sources: [at least R, m] uint8, where the `Origin` of each place is noted.
     """
 
     weights: torch.Tensor
@@ -209,7 +241,7 @@ class DraftedCopy:
         """
         grown, follows = self._grown_everywhere(), self.follows.unsqueeze(1) & self.can_copy
         says = follows & (self.copying.weights[grown] > 0)
-        self.copying.sources[self._own_rows(), : says.shape[1]] = says
+        self.copying.sources[self._own_rows(), : says.shape[1]] = Origin.TEXT * says.byte()
         return self.copying.accuracy[grown] * says
 
     def of(self, rows: torch.Tensor) -> DraftedCopy:
@@ -229,14 +261,19 @@ class DraftedCopy:
     def _own_rows(self) -> slice | torch.Tensor:
         return slice(len(self.lengths)) if self.rows is None else self.rows
 
-    def note(self, place: int, drafted: torch.Tensor, from_text: torch.Tensor) -> None:
+    def note(
+        self, place: int, drafted: torch.Tensor, text: Evidence, decided: torch.Tensor
+    ) -> None:
         """Go on with what was drafted.
 
         Args:
-            drafted: [R] int64, the tokens. from_text: [R] bool, whether the text decided that.
+            drafted: [R] int64, the tokens. text: what `at` said of the place. decided: [R] bool,
+                whether that decided it.
         """
-        self.follows = self.follows & (drafted == self.tokens[:, place])
-        self.copying.sources[self._own_rows(), place] = from_text
+        same, speaks = drafted == text.tokens, text.weights > 0
+        self.follows = self.follows & same
+        origin = speaks.byte() + (speaks & same) + decided
+        self.copying.sources[self._own_rows(), place] = origin
 
     def says_anything(self) -> bool:
         """Whether any text says anything of its draft. Reads the device."""

@@ -13,6 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_lmtp import METHOD
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.observe.carried import add_cold_draft, add_copied_tokens, add_draft_passes
 
 logger = init_logger("vllm.lmtp")
@@ -34,7 +35,7 @@ def note_admissions(scheduler: Any, output: Any) -> None:
         ]
     for req_id, computed in admitted:
         scheduler.requests[req_id].lmtp_start = computed
-        scheduler.requests[req_id].lmtp_copied = ()  # a draft from before a preemption is gone
+        scheduler.requests[req_id].lmtp_origins = ()  # a draft from before a preemption is gone
 
 
 def note_verdict(
@@ -57,14 +58,15 @@ def note_verdict(
     known = request.num_tokens - 1 - getattr(request, "lmtp_start", 0)
     if stats is not None and known < config.lmtp_stride:
         add_cold_draft(stats)
-    copied = getattr(request, "lmtp_copied", ())
-    if stats is not None and any(copied):
+    origins = getattr(request, "lmtp_origins", ())
+    if stats is not None and Origin.TEXT in origins:
         # What a grammar has ruled out stands at a draft's end, and vLLM does not count it.
         judged = num_draft_tokens - (num_invalid_spec_tokens or {}).get(request_id, 0)
-        add_copied_tokens(stats, sum(copied[:judged]), sum(copied[:num_accepted_tokens]))
+        copied, accepted = origins[:judged], origins[:num_accepted_tokens]
+        add_copied_tokens(stats, copied.count(Origin.TEXT), accepted.count(Origin.TEXT))
     if stats is not None and (passes := getattr(scheduler, "lmtp_passes", None)):
-        add_draft_passes(stats, passes)
-        scheduler.lmtp_passes = []
+        add_draft_passes(stats, list(passes))
+        passes.clear()
     _warn_if_never_accepted(scheduler, config, num_accepted_tokens)
 
 
@@ -81,8 +83,9 @@ def _warn_if_never_accepted(scheduler: Any, config: Any, num_accepted: int) -> N
         logger.warning_once(
             "L-MTP: %d drafts in a row were refused at their first token. The output is right, but "
             "these heads do not help: they may belong to another model, or their stride is not %d. "
-            "`vllm-lmtp doctor --heads %s` measures both.",
+            "`vllm-lmtp doctor --heads %s --target %s` measures what they know of it.",
             refused,
             config.lmtp_stride,
             config.model,
+            scheduler.vllm_config.model_config.model,
         )

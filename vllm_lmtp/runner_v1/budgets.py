@@ -19,6 +19,10 @@ import torch
 SEEN, ROWS = "lmtp_seen", "lmtp_rows"
 """In a request's state: how many of its tokens it was taken through; the states of its rows."""
 Tokens = Sequence[list[int]]
+REPLAYED = 1024
+"""A request that was preempted comes back without its state. An output up to this long is gone
+through again token by token, a longer one taken at once, as vLLM does: the whole engine waits, and
+each token costs a search through all before it."""
 
 
 def update(original: Callable[..., Any], holder: Any, outputs: Tokens, drafts: Tokens) -> None:
@@ -29,7 +33,10 @@ def update(original: Callable[..., Any], holder: Any, outputs: Tokens, drafts: T
     """
     for index, state in holder._state.items():
         output, draft = outputs[index], drafts[index]
-        for length in range(state.get(SEEN, -1) + 1, len(output) + 1):
+        first = state.get(SEEN, -1) + 1
+        if len(output) - first > REPLAYED:
+            first = len(output)
+        for length in range(first, len(output) + 1):
             original(_plain(holder, {0: state}), [output[:length]], None)
         state[SEEN], rows = len(output), [state]
         for length in range(1, len(draft) + 1):

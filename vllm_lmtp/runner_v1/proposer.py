@@ -19,6 +19,7 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.method.backward import BackwardDecoder, Worth
 from vllm_lmtp.method.confidence import most_worth, worth_verifying
+from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.runner_v1.drawing import Drawing
 from vllm_lmtp.runner_v1.slots import SlotTable
 from vllm_lmtp.runner_v1.texts import BatchTexts
@@ -172,18 +173,18 @@ class LMTPProposer:
         copying = self.decoder.copying
         if copying is not None:
             self.texts.take(self.runner.input_batch, num_reqs)
-            copying.sources[:num_reqs] = False  # of places that are not filled
+            copying.sources[:num_reqs] = Origin.HEADS  # of places that are not filled
         plan: Plan | None = getattr(scheduler_output, CARRIED, None)
+        drawing = self._drawing(sampled_token_ids, sampling_metadata)
         least, costs = self.least_confidence, None
         if self.cuts_by_price and plan is not None:
-            least, costs = plan.price or 0.0, plan.costs
+            least, costs = plan.cut(drawing is not None)
         ask_heads = plan is None or plan.wanted > 0
         if not ask_heads:  # else drafts of texts that say nothing would be verified
             least = max(least, SOMETHING)
         confident = bool(least) or costs is not None
         if confident:
             self.confidence[:num_reqs] = 0.0  # of places that are not filled
-        drawing = self._drawing(sampled_token_ids, sampling_metadata)
         draft = self.decoder.draft(
             *step,
             wanted,

@@ -42,6 +42,8 @@ class LMTPSpeculator(DraftModelSpeculator):
         # vLLM would estimate the confidence from the logits of the draft, for drafters without one.
         self.use_acceptance_estimator = False
         self.newest = torch.zeros_like(self.idx_mapping)
+        # Here, not while the heads load: what is no buffer of theirs is lost in a deep sleep.
+        self.places = torch.arange(self.num_speculative_steps, device=device)
         copies = vllm_config.speculative_config.lmtp_copy == "on"
         self.texts = SlotTexts(req_states, device, asked=copies)
         self.lmtp_sources = SourceLog()
@@ -78,7 +80,7 @@ class LMTPSpeculator(DraftModelSpeculator):
                 self.temperature,
                 self.seeds,
                 self.draft_logits,
-                torch.arange(self.num_speculative_steps, device=self.device),
+                self.places,
                 self.use_fp64_gumbel,
             )
         return self.drafter.choice(self.draft_token_confidence_probs, draw)
@@ -167,6 +169,6 @@ class LMTPSpeculator(DraftModelSpeculator):
             confidence = self.draft_token_confidence_probs[:num_reqs, :wanted]
             confidence *= worth_verifying(confidence, least)
         if self.decoder.copying is not None and wanted and not dummy_run:
-            copied = self.decoder.copying.sources[:num_reqs, :wanted]
-            self.lmtp_sources.add(input_batch.req_ids, copied)
+            origins = self.decoder.copying.sources[:num_reqs, :wanted]
+            self.lmtp_sources.add(input_batch.req_ids, origins)
         return self.draft_tokens[:num_reqs]

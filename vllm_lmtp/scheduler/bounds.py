@@ -35,22 +35,20 @@ def added(scheduler: Any, request: Any) -> None:
     params = request.sampling_params
     bound = (getattr(params, "extra_args", None) or {}).get(ARGUMENT)
     if bound is not None:
-        if not hasattr(scheduler, "lmtp_bounds"):
-            scheduler.lmtp_bounds = {}
-        scheduler.lmtp_bounds[request.request_id] = bound
+        request.lmtp_bound = bound
+        scheduler.lmtp_bounded = True
 
 
 def keep(scheduler: Any) -> None:
     """Drop the drafts beyond their requests' bounds.
 
     Called once drafts have come; scheduled asynchronously, once their placeholders were set, which
-    is when a step has been scheduled.
+    is when a step has been scheduled. Requests that wait are scheduled without drafts.
     """
-    bounds: dict[str, int] = getattr(scheduler, "lmtp_bounds", {})
-    for req_id in list(bounds):
-        request = scheduler.requests.get(req_id)
-        if request is None:
-            del bounds[req_id]
-        elif len(request.spec_token_ids) > bounds[req_id]:
+    if not getattr(scheduler, "lmtp_bounded", False):
+        return
+    for request in scheduler.running:
+        bound = getattr(request, "lmtp_bound", None)
+        if bound is not None and len(request.spec_token_ids) > bound:
             # A new list: scheduled asynchronously, all requests share one of placeholders.
-            request.spec_token_ids = request.spec_token_ids[: bounds[req_id]]
+            request.spec_token_ids = request.spec_token_ids[:bound]

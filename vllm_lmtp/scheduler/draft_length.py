@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vllm_lmtp.length.choices import num_drafts
 from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.length.step import Step
+from vllm_lmtp.method.copying import copies_alone
 from vllm_lmtp.observe.draft_length import LengthReports
 from vllm_lmtp.scheduler.warm_start import WarmStart, engine_names
 
@@ -36,6 +37,8 @@ class DraftLength:
 
     Args:
         controller: which chooses.
+        text_shows: whether drafts of heads and texts show what texts alone would have drafted. Not
+            where tokens are drawn: what is accepted then depends on the heads' opinion, too.
         pipeline: steps from the one that makes a draft to the one that verifies it; the number of
             pipeline ranks, since their batches take turns.
         warm: where what was learnt goes at the end; None to forget it.
@@ -45,6 +48,7 @@ class DraftLength:
     def __init__(
         self,
         controller: Controller,
+        text_shows: bool = False,
         pipeline: int = 1,
         warm: WarmStart | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -54,10 +58,10 @@ class DraftLength:
         self._warm, self._clock = warm, clock
         self._places = max(map(num_drafts, controller.lengths))
         self._chosen = 0
-        self._pipelined = pipeline > 1
+        self.text_shows, self._pipelined = text_shows, pipeline > 1
         self._wanted = deque([0] * pipeline, maxlen=pipeline)
-        self._drafts = [0] * (self._places + 1)
-        self._accepted = [0] * (self._places + 1)
+        self._drafts, self._accepted = self._none_yet(), self._none_yet()
+        self._text, self._text_accepted = self._none_yet(), self._none_yet()
         self._before: float | None = None
 
     def __getitem__(self, num_requests: int) -> int:
@@ -84,10 +88,18 @@ class DraftLength:
         setattr(scheduler_output, CARRIED, Plan(self._wanted[0], self._chosen, price, costs))
         self._wanted.append(self._chosen)
 
-    def verdict(self, num_drafts: int, num_accepted: int) -> None:
-        """The target judged a draft of the step whose output is being read."""
+    def verdict(self, num_drafts: int, num_accepted: int, origins: Sequence[int] = ()) -> None:
+        """The target judged a draft of the step whose output is being read.
+
+        Args:
+            origins: of its places, as `Origin`; nothing where nobody noted them.
+        """
         self._drafts[num_drafts] += 1
         self._accepted[num_accepted] += 1
+        if self.text_shows:
+            places, same = copies_alone(origins)
+            self._text[min(places, num_drafts)] += 1
+            self._text_accepted[min(same, num_accepted)] += 1
 
     def arrived(self) -> float | None:
         """An output has arrived: seconds since the one before it, None after a pause."""
@@ -108,7 +120,9 @@ class DraftLength:
             self._before = None
         if not tokens:
             return
-        plan: Plan = getattr(scheduler_output, CARRIED)
+        plan: Plan | None = getattr(scheduler_output, CARRIED, None)
+        if plan is None:  # a scheduler of somebody else's, which does not call vLLM's `schedule`
+            return
         plain = not plan.asked and not plan.wanted
         one_each = scheduler_output.total_num_scheduled_tokens == len(tokens)
         if plain and one_each and seconds and self.controller.passes(len(tokens), seconds):
@@ -121,7 +135,11 @@ class DraftLength:
         prefill = scheduler_output.total_num_scheduled_tokens > decoding + rows
         if prefill:
             decoding = sum(count == 1 + len(drafts.get(r, ())) for r, count in tokens.items())
-        step = Step(seconds, decoding, rows, plan.asked, plan.wanted, judged, accepted, prefill)
+        by_text = None
+        if self.text_shows:
+            by_text = self._reached(self._text), self._reached(self._text_accepted)
+        asked, wanted = plan.asked, plan.wanted
+        step = Step(seconds, decoding, rows, asked, wanted, judged, accepted, prefill, by_text)
         self.controller.observe(step)
         self.reports.observe(step)
 
@@ -129,6 +147,10 @@ class DraftLength:
         """The engine ends: write down what was learnt."""
         if self._warm is not None:
             self._warm.save(self.controller)
+
+    def _none_yet(self) -> list[int]:
+        """Counts by place, the first of drafts that reach none."""
+        return [0] * (self._places + 1)
 
     def _reached(self, counts: list[int]) -> list[int]:
         """Of each place, how many drafts had it; the counts start anew."""
@@ -164,6 +186,8 @@ def install(scheduler: Any) -> None:
     choices = config.draft_choices
     controller = None if warm is None else warm.controller(choices)
     pipeline = scheduler.vllm_config.parallel_config.pipeline_parallel_size
+    controller = controller or Controller(config.num_speculative_tokens, choices)
+    text_shows = min(controller.lengths) < 0 and config.draft_sample_method != "probabilistic"
     scheduler.lmtp_length = scheduler.dynamic_sd_lookup = DraftLength(
-        controller or Controller(config.num_speculative_tokens, choices), pipeline, warm
+        controller, text_shows, pipeline, warm
     )

@@ -49,7 +49,9 @@ def judged(scheduler: Any, stats: Any, _stats_before: Any, **verdict: Any) -> No
     """
     watch.note_verdict(scheduler, stats, **verdict)
     if (length := _length(scheduler)) is not None:
-        length.verdict(verdict["num_draft_tokens"], verdict["num_accepted_tokens"])
+        request = scheduler.requests[verdict["request_id"]]
+        origins = getattr(request, "lmtp_origins", ())
+        length.verdict(verdict["num_draft_tokens"], verdict["num_accepted_tokens"], origins)
 
 
 def report(scheduler: Any, stats: Any, *args: Any, **kwargs: Any) -> None:
@@ -59,8 +61,8 @@ def report(scheduler: Any, stats: Any, *args: Any, **kwargs: Any) -> None:
     length.reports.add_to(stats, scheduler.num_spec_tokens)
     # A pass whose drafts were not worth a row meets no verdict that would take its time along.
     if stats.spec_decoding_stats is not None and (passes := getattr(scheduler, "lmtp_passes", ())):
-        add_draft_passes(stats.spec_decoding_stats, passes)
-        scheduler.lmtp_passes = []
+        add_draft_passes(stats.spec_decoding_stats, list(passes))
+        passes.clear()
 
 
 def ended(scheduler: Any, _: None) -> None:

@@ -15,6 +15,8 @@ import torch
 
 from vllm_lmtp import METHOD
 
+MOST_WAITING = 1000
+"""Passes that wait for a verdict; where none comes, older ones are forgotten."""
 CARRIED = "lmtp_draft_microseconds"
 """Attribute of `ModelRunnerOutput` that takes the passes to the scheduler; it is pickled along."""
 
@@ -92,4 +94,6 @@ def collect(scheduler: Any, scheduler_output: Any, model_runner_output: Any) -> 
         CARRIED, None
     )  # popped, as vLLM shares some outputs between steps
     if passes and scheduler.log_stats and scheduler_output.num_spec_tokens_to_schedule:
-        scheduler.lmtp_passes = [*getattr(scheduler, "lmtp_passes", ()), *passes]
+        if not hasattr(scheduler, "lmtp_passes"):
+            scheduler.lmtp_passes = deque(maxlen=MOST_WAITING)
+        scheduler.lmtp_passes.extend(passes)

@@ -167,7 +167,7 @@ def _copying(
         by_length(odds, least, longest),
         by_length(accuracy, least, longest, none=0.0),
         checkpoint.vocab_size,
-        torch.zeros(shape, dtype=torch.bool, device=device),
+        torch.zeros(shape, dtype=torch.uint8, device=device),
         placeholders(vllm_config.model_config.hf_config),
     )
 

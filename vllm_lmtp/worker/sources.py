@@ -1,4 +1,4 @@
-"""Which places of a draft were copied from the text, told to the scheduler, which judges drafts.
+"""Whose the places of a draft are, heads' or text's, told to the scheduler, which judges drafts.
 
 A draft is judged in a later step than it was made in, so what it was made of travels with that
 step's output. By then the device is done with it, for vLLM has waited for that step's tokens: what
@@ -23,26 +23,26 @@ class Sources:
 
     Args:
         req_ids: of the drafts, R of them.
-        copied: [R, m] bool, of the device: whether the text decided a place.
+        origins: [R, m] uint8, of the device: the `Origin` of each place.
     """
 
-    def __init__(self, req_ids: Sequence[str], copied: torch.Tensor) -> None:
+    def __init__(self, req_ids: Sequence[str], origins: torch.Tensor) -> None:
         self.req_ids = list(req_ids)
-        pinned = copied.device.type != "cpu"
-        self.copied = torch.empty(copied.shape, dtype=torch.bool, pin_memory=pinned)
-        self.copied.copy_(copied, non_blocking=True)
+        pinned = origins.device.type != "cpu"
+        self.origins = torch.empty(origins.shape, dtype=origins.dtype, pin_memory=pinned)
+        self.origins.copy_(origins, non_blocking=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle values alone: the output has arrived, so the copy has too."""
-        return {"req_ids": self.req_ids, "copied": self._rows()}
+        return {"req_ids": self.req_ids, "origins": self._rows()}
 
-    def by_request(self) -> dict[str, list[bool]]:
+    def by_request(self) -> dict[str, list[int]]:
         """Each request's places."""
         return dict(zip(self.req_ids, self._rows(), strict=True))
 
-    def _rows(self) -> list[list[bool]]:
+    def _rows(self) -> list[list[int]]:
         """Values, where these have travelled already or not."""
-        return self.copied.tolist() if isinstance(self.copied, torch.Tensor) else self.copied
+        return self.origins.tolist() if isinstance(self.origins, torch.Tensor) else self.origins
 
 
 class SourceLog:
@@ -52,9 +52,9 @@ class SourceLog:
         self._made: list[Sources] = []
         self._due: list[Sources] = []
 
-    def add(self, req_ids: Sequence[str], copied: torch.Tensor) -> None:
-        """Note the drafts of this step; [R, m] bool as in `Sources`."""
-        self._made.append(Sources(req_ids, copied))
+    def add(self, req_ids: Sequence[str], origins: torch.Tensor) -> None:
+        """Note the drafts of this step; [R, m] uint8 as in `Sources`."""
+        self._made.append(Sources(req_ids, origins))
 
     def take(self) -> list[Sources]:
         """Those of earlier steps that were not taken before."""
@@ -82,6 +82,6 @@ def collect(scheduler: Any, model_runner_output: Any) -> None:
     if not carried or config is None or config.method != METHOD:
         return
     for sources in carried:
-        for req_id, copied in sources.by_request().items():
+        for req_id, origins in sources.by_request().items():
             if (request := scheduler.requests.get(req_id)) is not None:
-                request.lmtp_copied = copied
+                request.lmtp_origins = origins

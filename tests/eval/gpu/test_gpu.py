@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from vllm_lmtp.eval.gpu import draft, engine
+from vllm_lmtp.checkpoints.subject import Subject
+from vllm_lmtp.eval.gpu import all as gpu_all
+from vllm_lmtp.eval.gpu import draft, engine, smoke
 from vllm_lmtp.eval.gpu.dimensions import MODELS
 from vllm_lmtp.eval.gpu.dummy import save_heads, save_target
 from vllm_lmtp.eval.gpu.jobs import cause, run_job
@@ -42,6 +45,34 @@ def test_the_draft_alone(tmp_path: Path) -> None:
         matrices = 2 * size.n_heads * size.vocab * size.hidden
         term = 6 * 2 * size.vocab * draft.RANK if run["scorer"] != "none" else 0
         assert run["bytes"] == blocks + matrices + term
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("", "loads"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+        ("raise SystemExit(3)", "exit code 3"),
+    ],
+)
+def test_a_kernel_that_ends_its_process_is_a_fact(
+    source: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_kernel.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert smoke.loads("a_kernel") == found
+
+
+def test_heads_are_made_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`smollm2` is a name of ours, which `vllm-lmtp heads` does not know."""
+    monkeypatch.setattr(
+        gpu_all, "subject_of", lambda model, heads: Subject(f"/folder/of/{model}", heads)
+    )
+    args = argparse.Namespace(rehearse=False, model="smollm2", out=tmp_path, prompts=None)
+    (stage,) = [stage for stage in gpu_all.plan(args) if stage.name == gpu_all.HEADS]
+    (command,) = stage.commands(tmp_path, 600.0)
+    assert command[-4] == "/folder/of/smollm2"
 
 
 def planned(*words: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def test_every_way_in_every_setting(tmp_path: Path) -> None:
     result = json.loads(output.read_text())
     assert "python -m vllm_lmtp.eval.measurements.draft_cost" in result["provenance"]["command"]
     runs = result["runs"]
-    ways = ("none", "markov, plain product", "markov")
+    ways = ("none", "recurrent, plain product", "recurrent")
     assert [(r["requests"], r["scorer"]) for r in runs] == [(n, w) for n in (1, 3) for w in ways]
     for run in runs:
         assert run["wall_ms"] > 0 < run["processor_ms"]

@@ -96,11 +96,11 @@ def test_methods_that_the_folder_and_the_machine_have(monkeypatch: pytest.Monkey
     monkeypatch.setattr(methods, "find_spec", lambda name: None)
     found = methods.builtin_methods(read_variants([], str(EMBEDDED)))
     whole = "lmtp, whole drafts, scorer"
-    names = ["plain", "lmtp", f"{whole} none", f"{whole} markov", "ngram", "suffix"]
+    names = ["plain", "lmtp", f"{whole} none", f"{whole} recurrent", "ngram", "suffix"]
     assert [m.name for m in found] == names
     assert [m.why_not is None for m in found] == [True] * 5 + [False]
     assert found[1].speculative_config == {"method": "lmtp"}
-    fixed = {"method": "lmtp", "lmtp_draft_length": "fixed", "lmtp_scorer": "markov"}
+    fixed = {"method": "lmtp", "lmtp_draft_length": "fixed", "lmtp_scorer": "recurrent"}
     assert found[3].speculative_config == fixed
     # Or it would draft the answers of the rounds before.
     suffix = {"method": "suffix", "suffix_decoding_max_cached_requests": 0}

@@ -52,3 +52,13 @@ def test_another_system_prompt(tmp_path: Path) -> None:
     assert found.facts["system_prompt"] == "Be a cat."
     for short, long in zip(plain.asked, found.asked[2:], strict=True):
         assert len(long.tokens) > len(short.tokens)
+    assert found.context >= max(len(asked.tokens) for asked in found.asked) + 16
+
+    # The very prompts that were short enough, whatever the system's turn adds.
+    all_of_them = load_set("stories")
+    least = min(len(asked.tokens) for asked in encode_prompts(all_of_them, settings).asked)
+    few = encode_prompts(all_of_them, settings, longest=least)
+    found = under_conditions(all_of_them, few, settings, [], "Be a cat. " * 9)
+    numbers = [asked.prompt.number for asked in found.asked]
+    assert numbers == 2 * [asked.prompt.number for asked in few.asked]
+    assert len(few.asked) < len(all_of_them.prompts)

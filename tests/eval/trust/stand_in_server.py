@@ -31,7 +31,8 @@ class StandInServer:
 
     fault: "lies": a token is another. "mixes": the answer to another prompt. "refuses": an error.
     "breaks off": streams end before the answer. "hoards": a request is never over. "falls":
-    counters do. "drafts": their sums do not agree. "dies": it does not start.
+    counters do. "drafts": their sums do not agree. "tears": they do not agree yet, and a request
+    runs; "tears at rest": none does. "dies": it does not start.
     """
 
     fault = ""
@@ -136,6 +137,9 @@ class StandInServer:
                 found = Counter(dict.fromkeys(found, 0))
             if self.fault == "drafts":
                 found["vllm:spec_decode_num_drafts"] = 1
+            if self.fault.startswith("tears") and self.told < 3:
+                found["vllm:spec_decode_num_draft_tokens"] -= 1
+                levels[RUNNING] = float(self.fault == "tears")
             if self.fault == "hoards":
                 levels |= {RUNNING: 1.0, CACHE_IN_USE: 0.1}
         lines = [

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.copy_search import CopiedDraft
-from vllm_lmtp.method.copying import DEFAULT_ACCURACY, DEFAULT_LOG_ODDS
+from vllm_lmtp.method.copying import DEFAULT_ACCURACY, DEFAULT_LOG_ODDS, Origin
 
 HIDDEN = 128
 VOCAB = 509  # prime, so that no tensor-parallel size divides it
@@ -346,8 +346,8 @@ class Walk:
                 counters.drafted_per_pos[place] += 1
             for place in range(accepted):
                 counters.accepted_per_pos[place] += 1
-            counters.copied += sum(copy.sources[: len(draft)])
-            counters.copied_accepted += sum(copy.sources[:accepted])
+            counters.copied += copy.origins[: len(draft)].count(Origin.TEXT)
+            counters.copied_accepted += copy.origins[:accepted].count(Origin.TEXT)
         self.ended = self._emit(accepted + 1)
 
 

@@ -31,10 +31,26 @@ class Chooser(Protocol):
 @dataclass(frozen=True)
 class Copies:
     """matched: share of requests whose text says anything. right: share of each place of it that is
-    accepted after the one before."""
+    accepted after the one before. shared: of those, the share that drafts of heads and texts hold,
+    too; 0 for drafts that show nothing of texts."""
 
     matched: float
     right: float
+    shared: float = 0.0
+
+    def shown(
+        self, requests: int, places: int, draw: np.random.Generator
+    ) -> tuple[list[int], list[int]] | None:
+        """What drafts of heads and texts show of texts alone."""
+        if not self.shared:
+            return None
+        right = int(draw.binomial(requests, self.matched))
+        judged, accepted = [], []
+        for _ in range(places):
+            judged.append(right)
+            right = int(draw.binomial(right, self.right * self.shared))
+            accepted.append(right)
+        return judged, accepted
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,9 @@ def run(
             right = int(draw.binomial(right, chance))
             judged.append(max(shown, right))
             accepted.append(right)
+        by_text = None
+        if asked > 0 and world.copies is not None:
+            by_text = world.copies.shown(drafted, asked, draw)
         rows = sum(judged)
         took = world.time(requests, rows, max(0, wanted), now)
         factor = float(np.exp(world.noise * draw.standard_normal()))
@@ -173,9 +192,8 @@ def run(
         prefill = bool(world.prefill_every) and count % world.prefill_every == 0
         if prefill:
             factor *= 3
-        told.append(
-            Step(took * factor + once, requests, rows, asked, wanted, judged, accepted, prefill)
-        )
+        clock = took * factor + once
+        told.append(Step(clock, requests, rows, asked, wanted, judged, accepted, prefill, by_text))
         now += took
         asked = wanted
     return Done(*(np.array(column) for column in zip(*columns, strict=True)))

@@ -44,9 +44,10 @@ def save_stage1(folder: Path, n_head: int = 2, stride: int = 2) -> Path:
 
 
 def texts(count: int, seed: int = 0) -> list[list[int]]:
-    """Token ids of texts that go up by one each token: learnable at every offset."""
+    """Token ids of texts that go up by one each token, each from another on: learnable at every
+    offset."""
     rng = random.Random(seed)
-    starts = [rng.randrange(EOS_ID + 2, VOCAB - 40) for _ in range(count)]
+    starts = rng.sample(range(EOS_ID + 2, VOCAB - 40), count)
     return [[s + i for i in range(rng.randrange(9, 30))] for s in starts]
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chain.scorers import markov
 from tests.support.chain.target import HIDDEN, VOCAB, make_chain, save_chain
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.tools.doctor.check import OK, PROBLEM, WARNING, Check
-from vllm_lmtp.tools.doctor.heads import Measurement, check_heads
-from vllm_lmtp.tools.fit import backbone
+from vllm_lmtp.tools.doctor.heads import Measurement, _stride_check, check_heads
+from vllm_lmtp.tools.fit import backbone, fitness
+from vllm_lmtp.tools.fit.agreement import HeadAgreement
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,38 @@ def test_heads_of_another_model_show_nothing(tmp_path: Path) -> None:
     assert measurement is not None
     assert measurement.finding.stride is None
     assert checks["stride"].status == WARNING
+
+
+@pytest.mark.parametrize(
+    ("knows", "trained", "stated", "status"),
+    [
+        (True, "heads", 2, OK),
+        (True, "heads", None, WARNING),  # there is nothing to take instead
+        (True, "train: term", 2, WARNING),  # the heads learnt to say it alone
+        (False, "heads", 2, WARNING),  # they do not follow this text at all
+    ],
+)
+def test_heads_that_learnt_with_their_term_need_not_show_a_stride(
+    knows: bool,
+    trained: str,
+    stated: int | None,
+    status: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = make_chain(2, 2, wrong=0)
+    folder = save_chain(chain, tmp_path / "chain")
+    markov(chain).add_to(folder)
+    scorer = json.loads((folder / "config.json").read_text())["scorer"]
+    _change_config(folder, scorer=scorer | {"trained_with": trained})
+    near = 0.10 if knows else 0.06
+    rates = (near, near, near, *[0.05] * 9)
+    heads = tuple(HeadAgreement(head, rates, 1000) for head in range(2))
+    monkeypatch.setattr(fitness, "measure", lambda *_: heads)
+    found = fitness.measure_on_text(read_checkpoint(folder), stated, str(folder), None)
+    check = _stride_check(found)
+    assert check.status == status
+    assert ("together with their term" in check.detail) == (knows and trained == "heads")
 
 
 def test_a_target_of_another_size_is_a_problem(tmp_path: Path) -> None:

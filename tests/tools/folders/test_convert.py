@@ -110,6 +110,8 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert fields(capfd, *joined, nothing, out, "--target", plain) == {"path"}
     assert fields(capfd, *joined, heads, out, "--target", nothing) == {"path"}
     assert fields(capfd, *joined, plain, out, "--target", plain) == none
+    parted = ("convert", "--to", "heads", "--overwrite")
+    assert fields(capfd, *parted, heads, plain, "--target", plain) == {"output"}
     assert fields(capfd, *joined, stage1, out, "--target", plain) == {"layout"}
     (refusal,) = refusals(capfd, *joined, heads, out, "--target", stage1)
     assert "leap heads already" in refusal["found"]

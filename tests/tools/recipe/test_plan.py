@@ -59,12 +59,13 @@ def test_answers_take_their_share(workers: int, left: float, start: float, taken
 @pytest.mark.parametrize("left", [100.0, 1000.0, 10_000.0])
 @pytest.mark.parametrize(("step", "token"), [(0.05, 1e-4), (0.5, 1e-3), (3.0, 5e-3)])
 def test_training_and_judging_take_what_is_left(left: float, step: float, token: float) -> None:
-    found = plan.training(left, step, token, tokens=10**9, positions=512)
+    judged = 3 * token
+    found = plan.training(left, step, token, judged, tokens=10**9, positions=512)
     seconds = found["steps"] * step + plan.SAVING
     seconds += token * (plan.MEASURED * found["measured_tokens"])
-    seconds += token * plan.JUDGED * found["held_tokens"]
+    seconds += judged * plan.JUDGED * found["held_tokens"]
     # What must be done takes its time, however little is left.
-    judging = max(plan.JUDGING * left, plan.JUDGED * token * plan.LEAST_HELD)
+    judging = max(plan.JUDGING * left, plan.JUDGED * judged * plan.LEAST_HELD)
     training = max(plan.TRAINING * left, plan.LEAST_STEPS * step + plan.SAVING)
     assert seconds <= (training + plan.MEASURING * left + judging) * 1.01
     capped = found["held_tokens"] == plan.MOST_HELD
@@ -73,7 +74,7 @@ def test_training_and_judging_take_what_is_left(left: float, step: float, token:
 
 
 def test_few_answers_are_not_gone_over_without_end() -> None:
-    found = plan.training(10_000, 0.01, 1e-5, tokens=50_000, positions=500)
+    found = plan.training(10_000, 0.01, 1e-5, 1e-5, tokens=50_000, positions=500)
     assert found["steps"] == 1000  # ten times each position
     assert found["held_tokens"] == 10_000
 

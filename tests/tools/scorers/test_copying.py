@@ -13,6 +13,7 @@ from tests.support.chain.target import VOCAB, draft_vocabulary, make_chain, save
 from tests.support.copy_search import CopiedDraft
 from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
+from vllm_lmtp.tools.scorers import copying
 from vllm_lmtp.tools.scorers.copying import LONGEST, fit, tokens_a_step
 from vllm_lmtp.training.data.kept_rows import Answer, read_answers
 from vllm_lmtp.training.judging.observed_copies import Copies, observed_copies
@@ -67,6 +68,17 @@ def test_answers_are_walked_through_as_an_engine_would(tmp_path: Path) -> None:
     for odds, length in lengths.items():
         assert length == pytest.approx(engine_like(chain, kept, odds), abs=1e-12)
     assert lengths[WEIGHTY] > lengths[()]
+
+
+@pytest.mark.parametrize("length", [2.1, 1.9])
+def test_what_fits_few_answers_alone_is_not_kept(
+    length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, by = (0.1,) * LONGEST, {(): 1.5, DEFAULT_LOG_ODDS: 2.0}
+    monkeypatch.setattr(copying, "fit", lambda answers: fitted)
+    monkeypatch.setattr(copying, "tokens_a_step", lambda _, odds: by.get(odds, length))
+    kept = fitted if length > 2 else DEFAULT_LOG_ODDS
+    assert copying.fitted_or_default([], []) == (kept, [1.5, 2.0, max(2.0, length)])
 
 
 def test_the_weights_are_found() -> None:

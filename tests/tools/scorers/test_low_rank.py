@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.chain.scorers import markov
+from tests.support.chain.scorers import RANK as HAD
+from tests.support.chain.scorers import calibrated, markov
 from tests.support.chain.target import make_chain, save_chain
 from tests.support.random_models import EMBEDDED, config_of, fields, succeed, tensors_of
 from vllm_lmtp.formats.checkpoint import read_checkpoint
@@ -66,20 +67,29 @@ def test_a_folder_is_written_that_serves(per_head: bool, int8: bool, tmp_path: P
     assert build_scorer(checkpoint, 0, rows, rows, torch.float32) is not None
 
 
-def test_the_embedded_term(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It keeps most of the squares, and its calibration goes: it was another term's."""
-    out, again = tmp_path / "out", tmp_path / "again"
-    succeed("scorer", "shrink", EMBEDDED, "--rank", "64", "--output", out, "--json")
+def scored(folder: Path) -> Path:
+    """Heads with a term whose confidence was calibrated."""
+    chain = make_chain(n_heads=3, stride=2)
+    calibrated(markov(chain), [(1.0, 0.0)] * 6).add_to(save_chain(chain, folder))
+    return folder
+
+
+def test_what_was_fitted_to_the_term_goes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, again = scored(tmp_path / "folder"), tmp_path / "out", tmp_path / "again"
+    succeed("scorer", "shrink", folder, "--rank", str(HAD // 2), "--output", out, "--json")
     report = json.loads(capfd.readouterr().out)
-    assert 0.8 < report["kept"] < 1
-    assert "confidence" in config_of(EMBEDDED)["scorer"]
+    assert 0.5 < report["kept"] < 1
+    assert "confidence" in config_of(folder)["scorer"]
     assert "confidence" not in config_of(out)["scorer"]
-    succeed("scorer", "shrink", out, "--rank", "32", "--output", again)
-    assert config_of(again)["scorer"]["rank_trained"] == 128
+    succeed("scorer", "shrink", out, "--rank", str(HAD // 4), "--output", again)
+    assert config_of(again)["scorer"]["rank_trained"] == HAD
 
 
 def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ("scorer", "shrink", "--output", tmp_path / "out", "--rank")
-    assert fields(capfd, *words, "128", EMBEDDED) == {"--rank"}
+    assert fields(capfd, *words, str(HAD), scored(tmp_path / "scored")) == {"--rank"}
+    assert fields(capfd, *words, "64", EMBEDDED) == {"scorer.kind"}  # a recurrent one
     plain = save_chain(make_chain(n_heads=3, stride=2), tmp_path / "plain")
     assert fields(capfd, *words, "4", plain) == {"scorer.kind"}

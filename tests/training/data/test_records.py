@@ -83,6 +83,23 @@ def test_held_out_records_lie_evenly() -> None:
             split_held_out(range(10), wrong)
 
 
+def test_answers_to_one_prompt_are_all_on_one_side() -> None:
+    answers = [(prompt, number) for number in range(3) for prompt in range(10)]
+    train, held = split_held_out(answers, 6, lambda answer: (answer[0], 7))
+    assert held == [(prompt, number) for number in range(3) for prompt in (0, 5)]
+    assert len(train) == 24
+    # A text that began from nothing has no prompt that others share.
+    assert len(split_held_out(answers, 6, lambda _: (1,))[1]) == 6
+    with pytest.raises(LMTPError, match="answer 1 prompts"):
+        split_held_out(answers, 6, lambda _: (1, 2))
+
+
+def test_rows_end_with_the_token_that_the_model_ended_with() -> None:
+    records = [Record([1, 2, 3], 1, "", 0.0, ended=True, end_token=end) for end in (5, None)]
+    found = answer_rows(records, 9, 10, 1, "texts")
+    assert [row.tokens for row in found] == [[1, 2, 3, 5], [1, 2, 3, 9]]
+
+
 def test_rows_end_where_the_model_ended_and_are_cut() -> None:
     records = [
         Record([1, 2, 3, 4], 1, "", 0.0, ended=True),

@@ -115,6 +115,27 @@ def test_an_empty_users_turn_is_continued_until_the_turn_ends() -> None:
         openings(config, Words(template=False))
 
 
+class NoEnds(Words):
+    """Its template puts nothing after a turn."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self.mark = mark
+
+    def apply_chat_template(
+        self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False
+    ) -> str:
+        text = "".join(f"<{turn['role']}> {turn['content']}" for turn in turns)
+        return text + (self.mark if add_generation_prompt else "")
+
+
+def test_a_turn_may_end_where_the_answer_is_asked_for() -> None:
+    words = NoEnds(" <assistant> ")
+    assert [end_of_turn(words)] == words.encode("<assistant>", add_special_tokens=False)
+    with pytest.raises(LMTPError, match="chat_template"):
+        end_of_turn(NoEnds(""))
+
+
 def test_a_text_is_begun_from_nothing_and_gone_on_with() -> None:
     words = Words()
     config = SelfWritten(count=2, max_tokens=9, seed=0)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from vllm_lmtp.training.data.draft_vocab import DraftVocab  # noqa: E402
 from vllm_lmtp.training.model.heads import LeapHeads  # noqa: E402
 from vllm_lmtp.training.model.heads_folder import write_heads  # noqa: E402
+from vllm_lmtp.training.model.markov import MarkovTerm  # noqa: E402
 from vllm_lmtp.training.model.read_heads import read_trained  # noqa: E402
 from vllm_lmtp.training.model.recurrent import RecurrentTerm  # noqa: E402
 from vllm_lmtp.training.settings.stages import HeadsConfig  # noqa: E402
@@ -38,6 +39,21 @@ def test_an_untrained_term_changes_nothing() -> None:
     assert not (state @ term.output_of(0).T).any()
     # What it starts from a Markov term with is that term.
     assert torch.equal(state, term.embedded(torch.arange(4)))
+
+
+@pytest.mark.parametrize("rank", [RANK, RANK - 1])
+@pytest.mark.parametrize("n_head", [None, 2])
+def test_it_begins_as_a_markov_term_of_no_higher_rank(rank: int, n_head: int | None) -> None:
+    vocab = DraftVocab(torch.tensor(IDS), VOCAB)
+    known, term = MarkovTerm(vocab, rank, n_head), RecurrentTerm(vocab, RANK, n_head, HIDDEN)
+    torch.nn.init.normal_(known.output)
+    torch.nn.init.normal_(term.output)
+    term.grow_from(known)
+    previous = torch.arange(VOCAB)
+    state = term.read(term.begin(torch.randn(VOCAB, HIDDEN)), previous)
+    for head in range(2):
+        expected = known.embedded(previous) @ known.output_of(head).T
+        torch.testing.assert_close(state @ term.output_of(head).T, expected)
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -29,6 +29,13 @@ def test_a_program_started_by_one_process_does_not_count_itself_among_them() -> 
     assert devices.alone(launch | {"ACCELERATE_USE_CPU": "1", "HOME": "h"}) == {"HOME": "h"}
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    assert devices.in_bfloat16(True) is has
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("avx512", [False, True])
 @pytest.mark.parametrize("amx", [False, True])

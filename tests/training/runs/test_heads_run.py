@@ -20,7 +20,13 @@ from tests.support.training.tiny_runs import (  # noqa: E402
     save_backbone,
     save_kept_answers,
 )
+from vllm_lmtp.errors import LMTPError  # noqa: E402
+from vllm_lmtp.training.model.read_heads import read_trained  # noqa: E402
+from vllm_lmtp.training.model.recurrent import RecurrentTerm  # noqa: E402
+from vllm_lmtp.training.runs.heads import prepare  # noqa: E402
 from vllm_lmtp.training.runs.run import run  # noqa: E402
+from vllm_lmtp.training.settings.heads import HeadsRun  # noqa: E402
+from vllm_lmtp.training.settings.read_run import read_run  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("heads-run")
     save_kept_answers(made / "kept", save_backbone(made / "backbone"))
     return made
+
+
+def test_a_recurrent_term_goes_on_from_a_markov_term_of_a_lower_rank(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("backbone", "kept"):
+        (tmp_path / name).symlink_to(folder / name)
+    run(heads_file(tmp_path / "known", recurrent=..., markov={"rank": 4}))
+    known = read_trained(tmp_path / "known" / "model")
+    settings = read_run(
+        heads_file(
+            tmp_path / "out",
+            init=str(tmp_path / "known" / "model"),
+            draft_vocab=...,
+            recurrent={"rank": 6},
+        )
+    )
+    assert isinstance(settings, HeadsRun)
+    begun = prepare(settings, "cpu")
+    assert isinstance(begun.model.term, RecurrentTerm)
+    expected = begun.measured.measure(known)
+    assert begun.measured.measure(begun.model.trained()) == expected
+    assert expected[0.0]["length"] > 1
+
+
+def test_a_term_of_another_rank_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("backbone", "kept"):
+        (tmp_path / name).symlink_to(folder / name)
+    run(heads_file(tmp_path / "known"))
+    again = {"init": str(tmp_path / "known" / "model"), "draft_vocab": ...}
+    with pytest.raises(LMTPError) as caught:
+        run(heads_file(tmp_path / "out", recurrent={"rank": 6}, **again))
+    (refusal,) = caught.value.refusals
+    assert (refusal.field, refusal.found) == ("rank, shared", "(8, True)")
+    assert "(6, True)" in refusal.expected
 
 
 def _weights(output: Path) -> dict[str, Any]:

@@ -27,25 +27,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--model",
         metavar="PATH",
-        help="stage-1 folder or id; the embedded one when left out; smollm2: a chat model, fetched "
-        "once",
+        help="stage-1 folder or id; the embedded one when left out; smollm2: a chat model, "
+        "gemma3-270m: a base model without heads of its own, both fetched once",
     )
     add("--heads", metavar="PATH", help="heads-only folder or id, where --model has no heads")
     add("--stride", type=stride_argument, metavar="K", help="instead of the stated skip_token")
     add("--chat", action="store_true", help="answer what you type, both ways, until Ctrl-D")
     add("--prompts", type=positive_argument, metavar="N", help="how many prompts; default: all")
-    add("--max-tokens", type=positive_argument, metavar="N", help="default: 96; smollm2: 128")
+    add(
+        "--max-tokens",
+        type=positive_argument,
+        metavar="N",
+        help="default: 96; a fetched model: 128",
+    )
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add_dtype_argument(parser)
     add(
-        "--rounds", type=positive_argument, metavar="N", help="timed rounds; default: 3; smollm2: 1"
+        "--rounds",
+        type=positive_argument,
+        metavar="N",
+        help="timed rounds; default: 3; a fetched model: 1",
     )
     add(
         "--threads",
         type=positive_argument,
         metavar="N",
         help="CPU threads; default: 1, as the embedded model is too small to gain from more; "
-        "smollm2: all",
+        "a fetched model: all",
     )
     add_json_flag(parser)
     parser.set_defaults(run=run, parser=parser)

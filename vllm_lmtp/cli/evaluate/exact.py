@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
                 plan,
                 kept,
                 lambda tokens: texts.write_texts(settings, tokens, print_progress),
-                MarginOf(args.model),
+                MarginOf(args.model, args.dtype),
                 print_progress,
             )
         result = {
@@ -141,4 +141,4 @@ def run(args: argparse.Namespace) -> int:
     print_result(result, args)
     variants_found = result["variants"]
     fault = args.dtype == "float32" and any(map(is_fault, variants_found))
-    return 1 if fault or any(v["not_seen"] for v in variants_found) else 0
+    return 1 if fault or any(v["broken"] or v["not_seen"] for v in variants_found) else 0

@@ -129,7 +129,8 @@ def run(args: argparse.Namespace) -> int:
         methods = [Method(PLAIN), Method(variant.name, variant.speculative_config)]
         with refusing_failure(args.model, "soak"):
             soaked = soak.soak(methods, conditions, requests, plan, print_progress)
-        found = outcome(soaked, requests, plan, variant.checkpoint.schedule, MarginOf(args.model))
+        margin = MarginOf(args.model, args.dtype)
+        found = outcome(soaked, requests, plan, variant.checkpoint.schedule, margin)
         result = {
             "kind": "soak",
             "provenance": provenance(args.words, args.seed),

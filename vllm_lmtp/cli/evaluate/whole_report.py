@@ -163,8 +163,8 @@ def _default_set(args: argparse.Namespace) -> str:
         return "stories"
     from transformers import AutoTokenizer
 
-    chat = AutoTokenizer.from_pretrained(args.model).chat_template is not None
-    return "questions" if chat else "stories"
+    tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+    return "questions" if tokenizer.chat_template is not None else "stories"
 
 
 def _measure(words: list[str]) -> int:

@@ -192,7 +192,8 @@ def _answers(args: argparse.Namespace, folder: Path) -> tuple[list[Answer], list
         held = read_answers(Path(args.held_out), end)
         passages = list(text_or_answers(args, folder)[1])
     else:
-        train, held = split_held_out(read_answers(args.dataset, end), left_out)
+        answers = read_answers(args.dataset, end)
+        train, held = split_held_out(answers, left_out, lambda answer: answer.asked)
         passages = [torch.tensor(answer.tokens) for answer in train]
         if args.leave_out is not None:
             held = read_answers(Path(args.held_out), end)

@@ -21,7 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         default=TINY,
         help="the target: folder or id; tiny, the embedded one (default); smollm2, a chat model, "
-        "fetched once",
+        "or gemma3-270m, fetched once",
     )
     add(
         "--heads",
@@ -38,7 +38,8 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--set",
         metavar="NAME",
-        help="stories, questions, gsm8k_test, mt_bench, spec_bench, humaneval, mbpp_test, or a "
+        help="stories, questions, gsm8k_test, mt_bench, spec_bench, humaneval, mbpp_test, "
+        "speed_bench_qualitative, speed_bench_throughput_1k (2k, 8k, 16k, 32k), or a "
         'JSONL file whose rows have "prompt" or "tokens"; default: stories, and of a whole report '
         "spec_bench where --path has it, else a small one of ours",
     )
@@ -63,7 +64,13 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out prompts of more tokens; the model's context when left out",
     )
-    add("--max-tokens", type=positive_argument, default=128, metavar="N", help="default: 128")
+    add(
+        "--max-tokens",
+        type=positive_argument,
+        default=128,
+        metavar="N",
+        help="default: %(default)s",
+    )
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +90,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, output_required: bool = F
         type=positive_argument,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="CPU threads; default: all",
+        help="CPU threads; default: %(default)s",
     )
     add(
         "--output",

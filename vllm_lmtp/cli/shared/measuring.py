@@ -39,7 +39,7 @@ def add_common(parser: argparse.ArgumentParser, batch: bool = True) -> None:
             type=positive_argument,
             default=8,
             metavar="N",
-            help="requests at a time; default: 8",
+            help="requests at a time; default: %(default)s",
         )
     add_run_arguments(parser)
     parser.set_defaults(set="stories")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vllm_lmtp.checkpoints.names import folder_or_id
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.tools.doctor.check import OK, WARNING, Check, problems
-from vllm_lmtp.tools.fit.fitness import Measurement, check_fit, measure_on_text
+from vllm_lmtp.tools.fit.fitness import TOGETHER, Measurement, check_fit, measure_on_text
 
 
 def check_heads(
@@ -34,7 +35,10 @@ def check_heads(
         remedy = "give the model they were trained on as --target"
         checks.append(Check("stride", WARNING, "not measured: heads without a backbone", remedy))
         return checks, None
-    model = str(checkpoint.path) if target is None else target
+    try:
+        model = str(checkpoint.path) if target is None else folder_or_id(target)
+    except LMTPError as error:
+        return [*checks, *problems("target", error)], None
     try:
         check_fit(checkpoint, model)
     except LMTPError as error:
@@ -74,6 +78,8 @@ def _lm_head_check(found: Measurement) -> Check:
 
 def _stride_check(found: Measurement) -> Check:
     shown, stated = found.finding.stride, found.stated_stride
+    if found.finding == TOGETHER and stated is not None:
+        return Check("stride", OK, f"{stated} is stated; not shown: {TOGETHER.reason}")
     if shown is None:
         remedy = "check that the heads belong to this target, or measure on another --text"
         return Check("stride", WARNING, f"not shown: {found.finding.reason}", remedy)

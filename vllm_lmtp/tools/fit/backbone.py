@@ -27,12 +27,14 @@ class Backbone:
 
     Args:
         folder: a plain model or a stage-1 folder, whose `heads.*` tensors are left out.
+        dtype: "float32", to compute in that; else in the file's own, a small model on a CPU in
+            float32 all the same.
 
     Raises:
         LMTPError: transformers cannot load it, or tensors of it are missing.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, dtype: str = "auto") -> None:
         import transformers
 
         transformers.logging.set_verbosity_error()
@@ -41,7 +43,11 @@ class Backbone:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype="auto", use_safetensors=True, output_loading_info=True
+                self.folder,
+                dtype=torch.float32 if dtype == "float32" else "auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise refuse(
@@ -98,6 +104,14 @@ class Backbone:
                 remedy="copy the tokenizer into the folder, or leave --text out",
             )
         ids = torch.tensor(self.tokenizer(text)["input_ids"][:MAX_TOKENS], dtype=torch.int64)
+        if not len(ids):
+            raise refuse(
+                "--text",
+                "text",
+                found="nothing",
+                expected="a text of the kind that the model writes",
+                remedy="give another file, or leave --text out",
+            )
         return list(torch.split(ids, min(WINDOW, self._context())))
 
     @torch.inference_mode()
@@ -148,7 +162,7 @@ def _tokenizer(folder: str) -> Any:
     if not has_tokenizer(folder):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         return None
 

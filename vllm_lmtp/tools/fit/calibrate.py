@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_lmtp.checkpoints.names import folder_or_id
 from vllm_lmtp.errors import LMTPError, refuse
 from vllm_lmtp.formats.checkpoint import CONFIG_FILE, HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.whole import write_json
 from vllm_lmtp.tools.fit.agreement import Finding, HeadAgreement
-from vllm_lmtp.tools.fit.fitness import LM_HEAD, check_fit, measure_on_text
+from vllm_lmtp.tools.fit.fitness import LM_HEAD, TOGETHER, check_fit, measure_on_text
 
 OLD_STRIDE = "skip_token_was"
 
@@ -75,7 +76,7 @@ def calibrate(model: str, target: str | None = None, text: Path | None = None) -
             expected="the model they were trained on",
             remedy="give it as --target MODEL",
         )
-    backbone = str(checkpoint.path) if target is None else target
+    backbone = str(checkpoint.path) if target is None else folder_or_id(target)
     check_fit(checkpoint, backbone)
     found = measure_on_text(checkpoint, stated, backbone, text)
     return Calibration(checkpoint.path, stated, found.lm_head, found.heads, found.finding)
@@ -125,7 +126,9 @@ def correct(calibration: Calibration) -> bool:
             "skip_token",
             found=calibration.finding.reason,
             expected="heads that show a stride",
-            remedy="measure on other text (--text), or check that --target is theirs",
+            remedy="keep the stated stride, which is the one they were trained with"
+            if calibration.finding == TOGETHER
+            else "measure on other text (--text), or check that --target is theirs",
         )
     config = read_config(calibration.folder)
     note = {OLD_STRIDE: config.get("skip_token")}

@@ -60,7 +60,7 @@ def to_heads(
         {name: weights.entry(name) for name in weights.heads()},
         heads_config(checkpoint, config) | stated,
         tool="convert --to heads",
-        inputs=[folder],
+        inputs=[folder] if target is None else [folder, target],
         facts={"heads": checkpoint.schedule.n_heads, "stride": checkpoint.schedule.stride},
         overwrite=overwrite,
         beside=LICENCES,

@@ -15,9 +15,11 @@ import psutil
 import torch
 from jinja2 import TemplateError
 
+from vllm_lmtp.checkpoints.names import folder_or_id
 from vllm_lmtp.errors import refuse
-from vllm_lmtp.formats.checkpoint import read_checkpoint, read_config
+from vllm_lmtp.formats.checkpoint import CONFIG_FILE, read_checkpoint, read_config
 from vllm_lmtp.formats.files import fetch
+from vllm_lmtp.formats.speculators import moved_target
 from vllm_lmtp.formats.whole import room_for, whole_file, whole_folder, write_json
 from vllm_lmtp.method.leap import LeapSchedule
 from vllm_lmtp.tools.recipe import plan as shares
@@ -30,6 +32,7 @@ from vllm_lmtp.tools.recipe.settings import (
     Subject,
     answers_run,
     heads_run,
+    own_prompts,
 )
 from vllm_lmtp.tools.recipe.timing import (
     seconds_a_shard,
@@ -45,7 +48,9 @@ from vllm_lmtp.training.data.tokenizer import load_tokenizer
 from vllm_lmtp.training.devices import own_device
 from vllm_lmtp.training.distillation.distill import distill
 from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
+from vllm_lmtp.training.model.layout import check_layout
 from vllm_lmtp.training.model.read_heads import read_trained
+from vllm_lmtp.training.model.recurrent import RecurrentTerm
 from vllm_lmtp.training.runs.heads import prepare, train_heads
 from vllm_lmtp.training.settings.distill import PromptSet
 from vllm_lmtp.training.settings.heads import HeadsRun
@@ -116,7 +121,7 @@ def subject_of(model: str) -> Subject:
     Raises:
         LMTPError: there is no such model, or it is no language model.
     """
-    folder = fetch(model)
+    folder = fetch(folder_or_id(model))
     config = read_config(folder)
     config = config.get("text_config") or config
     sizes = [config.get(name) for name in ("vocab_size", "hidden_size")]
@@ -128,6 +133,7 @@ def subject_of(model: str) -> Subject:
             expected="two numbers, as a causal language model states them",
             remedy="name a causal language model",
         )
+    check_layout(folder)
     tokenizer = load_tokenizer(folder)
     chat, cores = bool(tokenizer.chat_template), len(os.sched_getaffinity(0))
     gpu = torch.cuda.is_available()
@@ -137,6 +143,7 @@ def subject_of(model: str) -> Subject:
         int(sizes[0] or 0),
         int(sizes[1] or 0),
         int(config.get("max_position_embeddings") or 2**15),
+        _weights(folder) // 2,
         chat=chat,
         system=chat and _takes_system(tokenizer),
         gpu=gpu,
@@ -166,6 +173,14 @@ def init_of(heads: str, subject: Subject) -> Path:
     return folder
 
 
+def _term_of(init: Path) -> dict[str, Any]:
+    """The size of a recurrent term that heads have already, which goes on as it is."""
+    term = read_trained(init).term
+    if not isinstance(term, RecurrentTerm):
+        return {}
+    return {"rank": term.embed.shape[1], "shared": term.output.dim() == 2}
+
+
 def _takes_system(tokenizer: Any) -> bool:
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello."}]
     try:
@@ -174,11 +189,16 @@ def _takes_system(tokenizer: Any) -> bool:
         return False
 
 
+def _weights(folder: Path) -> int:
+    """Bytes of a model's files."""
+    return max(2, sum(file.stat().st_size for file in folder.glob("*.safetensors")))
+
+
 def _engines(folder: Path, cores: int) -> int:
     """As many as there are cores, each of which serves one, if so many models find room."""
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     # In float32 where the file is bfloat16; beside them the program and a cache.
-    return max(1, min(cores, int(psutil.virtual_memory().available / (2 * weights + 3 * 2**30))))
+    room = psutil.virtual_memory().available / (2 * _weights(folder) + 3 * 2**30)
+    return max(1, min(cores, int(room)))
 
 
 def given_sets(prompts: Sequence[str], work: Path) -> tuple[list[PromptSet], Path]:
@@ -219,12 +239,14 @@ def _answers(
 ) -> None:
     """The model's answers: a few shards that tell how long one takes, then the others."""
     workers = subject.workers
-    few = answers_run(subject, work, minutes, given, shards=2 * workers)
-    answers = Path(few.output) / "answers"
+    # Kept, as all that depends on the machine: another number would be another run.
+    own = plan.decide("own_prompts", lambda: own_prompts(subject, minutes))
+    few = answers_run(subject, work, minutes, given, own=own, shards=2 * workers)
+    answers, asked = Path(few.output) / "answers", command(plan.known[shares.ASKED], "OUTPUT")
 
     def enough() -> int:
         log.info("answers: a few, to see how long they take")
-        distill(few, Path("heads"), data)
+        distill(few, asked, data)
         first = shard_paths(answers)[: 2 * workers]
         most = plan.spent()
         taken = seconds_a_shard(first, workers, most)
@@ -235,7 +257,7 @@ def _answers(
     log.info("answers: %d shards of %d", count, few.answers.texts_per_shard)
     distill(
         dataclasses.replace(few, answers=dataclasses.replace(few.answers, shards=count)),
-        Path("heads"),
+        asked,
         data,
     )
 
@@ -248,6 +270,8 @@ def _trained(
     init: Path | None,
     report_to: Sequence[str],
 ) -> HeadsRun:
+    term = {} if init is None else _term_of(init)
+
     def settings(steps: int, held_out: int, measured_tokens: int) -> HeadsRun:
         return heads_run(
             subject,
@@ -258,6 +282,7 @@ def _trained(
             measured_tokens=measured_tokens,
             init=init,
             report_to=report_to,
+            **term,
         )
 
     def enough() -> dict[str, int]:
@@ -271,7 +296,8 @@ def _trained(
             log.warning("the time is over before training: it will be short, and take longer")
         step = seconds_a_step(probe, prepared, device)
         token = seconds_a_token(prepared, device)
-        chosen = shares.training(plan.left(), step, token, tokens, POSITIONS)
+        judged = token if device == "cpu" else seconds_a_token(prepared, "cpu")
+        chosen = shares.training(plan.left(), step, token, judged, tokens, POSITIONS)
         held_out = max(4, round(chosen["held_tokens"] * len(answers) / tokens))
         return chosen | {"held_out": min(held_out, len(answers) // 2)}
 
@@ -305,6 +331,8 @@ def _finish(
     log_of_training["command"] = command(plan.known[shares.ASKED], output.name)
     with whole_folder(output) as new:
         shutil.copytree(calibrated, new, dirs_exist_ok=True)
+        config = read_config(calibrated)
+        write_json(new / CONFIG_FILE, config | moved_target(config, calibrated, output))
         write_json(new / "training_log.json", log_of_training)
         write_json(new / REPORT, report)
         curves(log_of_training["history"], new / "curves.png")
@@ -315,11 +343,12 @@ def _finish(
 def _judged(subject: Subject, run: HeadsRun, folder: Path) -> dict[str, dict[str, float]]:
     """Tokens a step on held-out answers of each temperature, with and without the term."""
     end = load_tokenizer(subject.folder).eos_token_id
-    _, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
-    answers = HeldAnswers(held, LeapSchedule(HEADS, STRIDE))
+    answers = read_answers(Path(run.dataset), end)
+    _, held = split_held_out(answers, run.held_out, lambda answer: answer.asked)
+    measured = HeldAnswers(held, LeapSchedule(HEADS, STRIDE))
     whole = read_trained(folder)
     alone = dataclasses.replace(whole, term=None)
-    with_term, without = answers.measure(whole), answers.measure(alone)
+    with_term, without = measured.measure(whole), measured.measure(alone)
     return {
         f"{temperature:g}": {
             "without a scorer": without[temperature]["length"],

@@ -96,17 +96,20 @@ def num_shards(left: float, start: float, seconds: Sequence[float], done: int) -
     return done + more
 
 
-def training(left: float, step: float, token: float, tokens: int, positions: int) -> dict[str, int]:
+def training(
+    left: float, step: float, token: float, judged: float, tokens: int, positions: int
+) -> dict[str, int]:
     """What is trained and held out.
 
     Args:
         left: seconds to the end of the run. step, token: seconds of a training step, and of
-            drafting after a held-out token. tokens: of all answers. positions: of a step.
+            drafting after a held-out token. judged: of the latter once training is over. tokens: of
+            all answers. positions: of a step.
 
     Returns:
         {"steps", "held_tokens", "measured_tokens"}.
     """
-    held = JUDGING * left / (JUDGED * token)
+    held = JUDGING * left / (JUDGED * judged)
     held_tokens = int(min(max(LEAST_HELD, held), MOST_HELD, tokens / 5))
     measured = min(held_tokens, int(MEASURING * left / (MEASURED * token)))
     steps = (TRAINING * left - SAVING) / step

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from vllm_lmtp.training.devices import in_bfloat16
+from vllm_lmtp.training.judging.tokens_a_step import HeldAnswers
 from vllm_lmtp.training.runs.heads import Prepared
 from vllm_lmtp.training.settings.heads import HeadsRun
 
@@ -63,12 +64,14 @@ def seconds_a_step(run: HeadsRun, prepared: Prepared, device: str) -> float:
 
 
 def seconds_a_token(prepared: Prepared, device: str) -> float:
-    """Of drafting after a held-out token."""
-    prepared.model.to(device)
+    """Of drafting after a held-out token, on the device where states are measured on the way or on
+    the CPU, where the last one is calibrated and judged."""
+    model = prepared.model.to(device)
+    measured = HeldAnswers(prepared.held, model.loss.schedule, device)
     begun = time.perf_counter()
-    prepared.lengths()
+    measured.measure(model.trained())
     _wait(device)
-    return (time.perf_counter() - begun) / max(1, len(prepared.measured))
+    return (time.perf_counter() - begun) / max(1, len(measured))
 
 
 def _wait(device: str) -> None:

@@ -14,9 +14,8 @@ from vllm_lmtp.formats.files import read_folder
 from vllm_lmtp.formats.scorer_tensors import ACCURACY, CONFIDENCE, COPYING, FIELD, LOG_ODDS
 from vllm_lmtp.formats.speculators import moved_target
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS
 from vllm_lmtp.tools.folders.save import Written, write_folder
-from vllm_lmtp.tools.scorers.copying import LONGEST, accuracy, fit, tokens_a_step
+from vllm_lmtp.tools.scorers.copying import LONGEST, accuracy, fitted_or_default
 from vllm_lmtp.tools.scorers.cuts import LEAST, Cut, cut_at
 from vllm_lmtp.tools.scorers.reliability import Bin, expected_error, fit_line, reliability
 from vllm_lmtp.training.data.held_answers import check_answers, spread
@@ -120,7 +119,7 @@ def calibrate_confidence(
     end = config.get("eos_token_id")
     answers = read_answers(dataset, end if isinstance(end, int) else -1)
     if held_out is not None:
-        _, answers = split_held_out(answers, held_out)
+        _, answers = split_held_out(answers, held_out, lambda answer: answer.asked)
     greedy = [answer for answer in answers if answer.temperature == 0]
     chosen = spread(greedy if len(greedy) > 1 else answers, most_tokens, least=2)
     check_answers(checkpoint, dataset, chosen)
@@ -135,8 +134,7 @@ def calibrate_confidence(
         "greedy": bool(greedy),
     }
     copies = observed_copies(checkpoint, chosen, LONGEST)
-    log_odds = fit(copies[::2])
-    lengths = [tokens_a_step(copies[1::2], odds) for odds in ((), DEFAULT_LOG_ODDS, log_odds)]
+    log_odds, lengths = fitted_or_default(copies[::2], copies[1::2])
     cuts = tuple(cut_at(measured, lines, least) for least in LEAST)
     shares = accuracy(copies[::2], log_odds)
     return Calibration(places, cuts, CopyWeights(log_odds, shares, *lengths), facts)

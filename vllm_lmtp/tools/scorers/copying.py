@@ -133,3 +133,19 @@ def _so_far(right: Tensor) -> Tensor:
     """[N, m] bool, whether all places before each were right."""
     before = right[:, :-1].long().cumprod(dim=1).bool()
     return torch.cat([torch.ones_like(right[:, :1]), before], dim=1)
+
+
+def fitted_or_default(
+    learnt: Sequence[Copies], measured: Sequence[Copies]
+) -> tuple[tuple[float, ...], list[float]]:
+    """Log-odds fitted to some answers, or the default ones where these do better on others: few
+    answers fit themselves alone.
+
+    Returns:
+        The log-odds, and tokens a step of the other answers without copies, by default, and so.
+    """
+    log_odds = fit(learnt)
+    lengths = [tokens_a_step(measured, odds) for odds in ((), DEFAULT_LOG_ODDS, log_odds)]
+    if lengths[2] < lengths[1]:
+        return DEFAULT_LOG_ODDS, [*lengths[:2], lengths[1]]
+    return log_odds, lengths

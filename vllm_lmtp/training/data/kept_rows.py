@@ -36,6 +36,11 @@ class Answer:
     prompt: tuple[int, ...] = ()
 
     @property
+    def asked(self) -> tuple[int, ...]:
+        """The whole prompt."""
+        return (*self.prompt, self.tokens[0])
+
+    @property
     def answer(self) -> tuple[int, ...]:
         """The answer's tokens alone."""
         return self.tokens[1:]

@@ -5,7 +5,7 @@ The folder is the one that `vllm-lmtp distill` writes. Knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +26,8 @@ class Record:
 
     tokens: ids of prompt and answer, without the token that ended the answer. prompt_tokens: how
     many of them are the prompt's. source: the set the prompt is from. temperature: of the answer.
-    ended: whether the model ended the answer itself, so that its end may be learnt.
+    ended: whether the model ended the answer itself, so that its end may be learnt. end_token: with
+    which token, where that is known.
     """
 
     tokens: list[int]
@@ -34,6 +35,12 @@ class Record:
     source: str
     temperature: float
     ended: bool = False
+    end_token: int | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        return tuple(self.tokens[: self.prompt_tokens])
 
 
 @dataclass(frozen=True)
@@ -76,21 +83,36 @@ def read_dataset(folder: Path, field: str) -> list[Record]:
     return answered
 
 
-def split_held_out(records: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
+def split_held_out(
+    records: Sequence[T], held_out: int, prompt_of: Callable[[T], Sequence[int]] = lambda _: ()
+) -> tuple[list[T], list[T]]:
     """(training, held-out) records, each in order; the held-out ones lie evenly over all.
+
+    Answers to one prompt are alike, so they are all on one side: about `held_out` are held out
+    where prompts were asked more than once.
+
+    Args:
+        prompt_of: a record's prompt. Of at most one token it is none: the text began from nothing.
 
     Raises:
         LMTPError: nothing would be left to train on.
     """
-    if not 0 < held_out < len(records):
+    places: dict[object, list[int]] = {}
+    for place, record in enumerate(records):
+        prompt = tuple(prompt_of(record))
+        places.setdefault(prompt if len(prompt) > 1 else place, []).append(place)
+    count = 0 if held_out < 1 else max(1, round(held_out * len(places) / len(records)))
+    if not 0 < held_out < len(records) or count >= len(places):
         raise refuse(
             "training file",
             "held_out",
             found=held_out,
-            expected=f"from 1 to {len(records) - 1}, as {len(records)} texts were kept",
+            expected=f"from 1 to {len(records) - 1}, as {len(records)} texts were kept, which "
+            f"answer {len(places)} prompts",
             remedy="hold out fewer texts, or sample more",
         )
-    chosen = {i * len(records) // held_out for i in range(held_out)}
+    groups = list(places.values())
+    chosen = {place for i in range(count) for place in groups[i * len(groups) // count]}
     train = [r for i, r in enumerate(records) if i not in chosen]
     return train, [r for i, r in enumerate(records) if i in chosen]
 
@@ -101,7 +123,8 @@ def answer_rows(
     """Training rows of at most `row_tokens` tokens that teach every head something.
 
     Args:
-        end: the token that ends an answer, added where the model ended it; None adds none.
+        end: the token that ends an answer, added where the model ended it and the record does not
+            say with which; None adds none.
         offset: the largest offset a head predicts. A row teaches that head only if a token of the
             answer lies that far behind the row's first; shorter rows are left out.
         where: what the records came from, for the error.
@@ -111,7 +134,8 @@ def answer_rows(
     """
     rows = []
     for record in records:
-        ending = [end] if record.ended and end is not None else []
+        last = end if record.end_token is None else record.end_token
+        ending = [last] if record.ended and last is not None else []
         row = Row([*record.tokens, *ending][:row_tokens], record.prompt_tokens)
         if len(row.tokens) > max(offset, row.prompt_tokens):
             rows.append(row)
@@ -175,7 +199,9 @@ def _record(folder: Path, number: int, row: dict[str, Any]) -> Record:
         tokens, prompt_tokens = [int(t) for t in row["tokens"]], int(row["prompt_tokens"])
         if prompt_tokens >= 0 and all(t >= 0 for t in tokens):
             source, temperature = str(row["source"]), float(row["temperature"])
-            return Record(tokens, prompt_tokens, source, temperature, bool(row.get("ended", False)))
+            ended, end = bool(row.get("ended", False)), row.get("end_token")
+            end = None if end is None else int(end)
+            return Record(tokens, prompt_tokens, source, temperature, ended, end)
     except (TypeError, ValueError):
         pass
     raise refuse(

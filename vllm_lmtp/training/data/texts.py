@@ -47,7 +47,9 @@ def read_texts(
     train, held = (
         answer_rows(part, end, run.row_tokens, offset, where)
         for part, where in zip(
-            split_held_out(records, run.held_out), ("training texts", "held-out texts"), strict=True
+            split_held_out(records, run.held_out, lambda r: r.prompt),
+            ("training texts", "held-out texts"),
+            strict=True,
         )
     )
     tokens = sum(len(row.tokens) for row in train)
@@ -67,7 +69,14 @@ def _own_texts(
     main_first(sample, lambda: not missing_shards(output / OWN_TEXT, config))
     corpus = read_corpus(shard_paths(output / OWN_TEXT))
     records = [
-        Record(r["tokens"], r.get("prompt_tokens", 0), OWN_TEXT, r["temperature"], r["ended"])
+        Record(
+            r["tokens"],
+            r.get("prompt_tokens", 0),
+            OWN_TEXT,
+            r["temperature"],
+            r["ended"],
+            r.get("end_token"),
+        )
         for r in corpus.texts
     ]
     return records, dict(corpus.counts)

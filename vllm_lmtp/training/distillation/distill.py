@@ -8,10 +8,12 @@ answers becomes a `datasets` folder with its provenance. Nothing is ever answere
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -33,7 +35,7 @@ from vllm_lmtp.training.distillation.prompts import (
     read_prompts,
     written_prompts,
 )
-from vllm_lmtp.training.distillation.sample import ROWS_SUFFIX, sample_in_subprocess
+from vllm_lmtp.training.distillation.sample import ROWS_SUFFIX, dtype_here, sample_in_subprocess
 from vllm_lmtp.training.resume import must_be_as_begun
 from vllm_lmtp.training.settings.distill import DistillRun, SelfWritten
 from vllm_lmtp.training.settings.sample import SampleConfig
@@ -45,7 +47,7 @@ OF_ANSWERS = ("answers", "min_answer_tokens", "keep_unended")
 """Fields that prompts do not depend on."""
 
 
-def distill(run: DistillRun, config_path: Path, data: Path | None = None) -> dict[str, Any]:
+def distill(run: DistillRun, command: str, data: Path | None = None) -> dict[str, Any]:
     """Answer the prompts of `run` and write its `dataset` folder.
 
     Args:
@@ -60,21 +62,23 @@ def distill(run: DistillRun, config_path: Path, data: Path | None = None) -> dic
             be written; what earlier runs wrote is then still whole.
     """
     with room_for(Path(run.output)):
-        return _distill(run, config_path, data)
+        return _distill(run, command, data)
 
 
-def _distill(run: DistillRun, config_path: Path, data: Path | None) -> dict[str, Any]:
+def _distill(run: DistillRun, command: str, data: Path | None) -> dict[str, Any]:
     assert run.model is not None
     model, output = Path(run.model), Path(run.output)
     tokenizer = load_tokenizer(model)
     prompts_file, counts = _prompts_file(run, model, output, tokenizer, data)
+    dtype = dtype_here(run.answers.dtype)
+    run = dataclasses.replace(run, answers=dataclasses.replace(run.answers, dtype=dtype))
     answers = dataclasses.replace(run.answers, prompts=str(prompts_file))
     sample_in_subprocess(model, output / "answers", answers)
     kept, of_answers = keep_answers(
         shard_paths(output / "answers"), run.min_answer_tokens, run.keep_unended
     )
     provenance = {
-        "command": f"vllm-lmtp distill {config_path.name} --model MODEL --data DATA",
+        "command": command,
         "config": dataclasses.asdict(run) | {"model": model.resolve().name, "output": output.name},
         "prompts": counts,
         "answers": of_answers,
@@ -161,6 +165,15 @@ def _write_dataset(
         for shard in sorted({str(r["shard"]) for r in records}):
             rows = answers / f"{shard}{ROWS_SUFFIX}"
             if rows.is_file():
-                # A link, since rows are many times the size of everything else.
-                os.link(rows, new / rows.name)
+                _share(rows, new / rows.name)
         write_json(new / PROVENANCE_FILE, provenance)
+
+
+def _share(rows: Path, copy: Path) -> None:
+    """A link, since rows are many times the size of everything else; not all disks have links."""
+    try:
+        os.link(rows, copy)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        shutil.copyfile(rows, copy)

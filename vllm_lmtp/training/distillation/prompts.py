@@ -121,8 +121,22 @@ def openings(config: SelfWritten, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def end_of_turn(tokenizer: Any) -> int:
-    """The token with which a user's turn ends: the first one that the template puts after it."""
-    return int(_encode(tokenizer, _around_user(tokenizer, "")[1])[0])
+    """The token with which a user's turn ends: the first one that the template puts after it, or
+    with which it asks for an answer.
+
+    Raises:
+        LMTPError: the tokenizer has no chat template, or one that puts nothing there.
+    """
+    for asks in (False, True):
+        if after := _encode(tokenizer, _around_user(tokenizer, "", asks)[1]):
+            return int(after[0])
+    raise refuse(
+        "tokenizer",
+        "chat_template",
+        found="nothing after a user's words",
+        expected="a token that ends a user's turn",
+        remedy="give prompts, and leave self_written out",
+    )
 
 
 def begin_text(tokenizer: Any) -> list[int]:
@@ -199,13 +213,14 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _around_user(tokenizer: Any, system: str) -> tuple[str, str]:
-    """What a chat template puts before and after the words of a first user's turn."""
+def _around_user(tokenizer: Any, system: str, asks: bool = False) -> tuple[str, str]:
+    """What a chat template puts before and after the words of a first user's turn; asks: for an
+    answer, too."""
     turns = [{"role": "user", "content": _MARK}]
     if system:
         turns.insert(0, {"role": "system", "content": system})
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
     except (ValueError, TypeError, TemplateError) as error:
         raise refuse(
             "tokenizer",

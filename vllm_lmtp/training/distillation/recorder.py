@@ -52,13 +52,14 @@ class RowRecorder:
         """Write the rows kept since the last call, in the order of `request_ids`, and forget them.
 
         The file (safetensors) holds `rows` [N, H] and `bounds` int64 [len(request_ids) + 1]: text
-        i has the rows bounds[i] to bounds[i + 1], one for each token that was sampled.
+        i has the rows bounds[i] to bounds[i + 1], one for each token that was sampled. Where vLLM
+        schedules ahead, a request that ends has been computed one step further; that row is left.
 
         Args:
             num_sampled: tokens sampled for each request, the one that ended it included.
 
         Raises:
-            ValueError: a request has another number of rows.
+            ValueError: a request has fewer rows.
             LMTPError: the file cannot be written.
         """
         import torch
@@ -74,10 +75,13 @@ class RowRecorder:
                 # vLLM appends a random suffix to the ids it gave.
                 by_request[name if name in by_request else name.rsplit("-", 1)[0]].append(row)
         steps.clear()
-        found = [len(by_request[name]) for name in request_ids]
+        kept = [
+            by_request[name][:count] for name, count in zip(request_ids, num_sampled, strict=True)
+        ]
+        found = list(map(len, kept))
         if found != list(num_sampled):
             raise ValueError(f"rows kept: {found}, tokens sampled: {list(num_sampled)}")
-        stacked = torch.stack([row for name in request_ids for row in by_request[name]])
+        stacked = torch.stack([row for rows in kept for row in rows])
         with room_for(Path(path)), whole_file(Path(path)) as part:
             save_file({"rows": stacked, "bounds": torch.tensor([0, *found]).cumsum(0)}, part)
 

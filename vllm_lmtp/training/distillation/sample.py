@@ -27,6 +27,7 @@ from typing import Any
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.whole import numbered_lines, room_for, write_json, write_text
 from vllm_lmtp.training.devices import alone, in_bfloat16
+from vllm_lmtp.training.distillation.prompts import begin_text
 from vllm_lmtp.training.distillation.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.settings.parse import parse, read_yaml
 from vllm_lmtp.training.settings.sample import SampleConfig
@@ -38,6 +39,11 @@ ROWS_SUFFIX = ".rows.safetensors"
 _NOT_IN_PROVENANCE = ("shards", "batch", "kv_cache_gib", "workers", "keep_rows", "eager")
 
 
+def dtype_here(dtype: str) -> str:
+    """The dtype in which a model answers on this machine, which may have no bfloat16."""
+    return "float32" if dtype == "bfloat16" and not in_bfloat16(True) else dtype
+
+
 def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> None:
     """Run `sample` in processes of its own; returns at once when every shard exists.
 
@@ -45,8 +51,7 @@ def sample_in_subprocess(model: Path, output: Path, config: SampleConfig) -> Non
         LMTPError: a process failed, or the folder holds texts of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if config.dtype == "bfloat16" and not in_bfloat16(True):
-        config = dataclasses.replace(config, dtype="float32")
+    config = dataclasses.replace(config, dtype=dtype_here(config.dtype))
     check_provenance(model, output, config)
     if not missing_shards(output, config):
         return
@@ -225,8 +230,16 @@ def _identity(model: Path) -> dict[str, Any]:
 def _prompts(config: SampleConfig, tokenizer: Any) -> list[_Prompt]:
     """The prompts file, a JSON object a line: "prompt", and where known "tokens" and "source"."""
     if config.prompts is None:
-        return [_Prompt("", "", (tokenizer.bos_token_id,))]
+        return [_Prompt("", "", tuple(begin_text(tokenizer)))]
     prompts = []
+    if not Path(config.prompts).is_file():
+        raise refuse(
+            config.prompts,
+            "prompts",
+            found="no such file",
+            expected="a JSON object a line",
+            remedy="correct the path, or leave the field out for texts that begin from nothing",
+        )
     for number, line in numbered_lines(Path(config.prompts)):
         try:
             row = json.loads(line)

@@ -157,24 +157,32 @@ def _cross_entropy(logits: Tensor, target: Tensor, wide: torch.dtype) -> tuple[T
 def _soft(
     logits: Tensor, taught: Tensor, target: Tensor, known: Tensor, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
-    """The same with a teacher, whose logits are `taught`; known: bool [N, 1]."""
+    """The same with a teacher, whose logits are `taught`; known: bool [N, 1].
+
+    Passes over [N, V] are what this costs, so only what has a weight is made, in place.
+    """
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
     log_q, log_p = logits.to(wide).log_softmax(dim=1), taught.to(wide).log_softmax(dim=1)
-    q, p = log_q.exp(), log_p.exp()
-    overlap = torch.minimum(p, q).sum(dim=1, keepdim=True)
-    blend = (-LK_DECAY * overlap).exp()  # held fast: no gradient flows through it
-    kl_weight = config.kl_div + config.lk_hybrid * blend
-    tv_weight = config.tv + config.lk_hybrid * (1 - blend)
-    loss = kl_weight * (p * (log_p - log_q)).sum(dim=1, keepdim=True) + tv_weight * (1 - overlap)
-    # Of 1 - alpha: alpha grows by q where q is the smaller of both.
-    smaller = (q < p).to(wide)
-    gained = (smaller * q).sum(dim=1, keepdim=True)
-    gradient = kl_weight * (q - p) + tv_weight * q * (gained - smaller)
-    loss, gradient = loss * known, gradient.mul_(known)
-    if config.ce:
-        hard = config.ce * (target >= 0) * known
-        target = target.clamp(min=0)
-        loss -= hard * log_q.gather(1, target)
-        gradient += hard * q
-        gradient.scatter_add_(1, target, -hard.to(wide))
+    p = log_p.exp()
+    kl: Tensor | float = config.kl_div
+    loss, bent = torch.zeros_like(log_q[:, :1]), None
+    if config.tv or config.lk_hybrid:
+        q = log_q.exp()
+        overlap = torch.minimum(p, q).sum(dim=1, keepdim=True)
+        blend = (-LK_DECAY * overlap).exp()  # held fast: no gradient flows through it
+        kl = kl + config.lk_hybrid * blend
+        tv = known * (config.tv + config.lk_hybrid * (1 - blend))
+        loss = tv * (1 - overlap)
+        # Of 1 - alpha: alpha grows by q where q is the smaller of both.
+        smaller = q * (q < p)
+        gained = smaller.sum(dim=1, keepdim=True)
+        bent = q.mul_(tv * gained).sub_(smaller.mul_(tv))
+    kl, hard = kl * known, config.ce * (known & (target >= 0))
+    target = target.clamp(min=0)
+    loss -= hard * log_q.gather(1, target)
+    loss += kl * log_p.sub_(log_q).mul_(p).sum(dim=1, keepdim=True)
+    gradient = log_q.exp_().mul_(kl + hard).sub_(p.mul_(kl))
+    gradient.scatter_add_(1, target, -hard.to(wide))
+    if bent is not None:
+        gradient += bent
     return loss, gradient.to(logits.dtype)

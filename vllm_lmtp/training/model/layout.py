@@ -43,8 +43,7 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         LMTPError: an unknown model type, weights that cannot be loaded, or a model whose output
             matrix reads something else than the states after the final norm.
     """
-    config = read_config(folder)
-    causal_lm_class(folder, config)
+    check_layout(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, trust_remote_code=False, output_loading_info=True
@@ -68,6 +67,26 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     model = language_model(model).eval()
     check_final_states(model, str(folder))
     return model
+
+
+def check_layout(folder: Path) -> None:
+    """Refuse, before weights load, a model whose final-norm states are not at hand.
+
+    Raises:
+        LMTPError: an unknown model type, or one whose layers are not its `model`, as GPT-2's.
+    """
+    import transformers
+
+    name = causal_lm_class(folder, read_config(folder))
+    prefix = getattr(transformers, name).base_model_prefix
+    if prefix != "model":
+        raise refuse(
+            str(folder / CONFIG_FILE),
+            "model_type",
+            found=f"{name}, whose layers are its `{prefix}`",
+            expected="a model whose layers are its `model`, as those of Llama, Qwen or Gemma",
+            remedy="train heads for such a model",
+        )
 
 
 def language_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -157,11 +176,12 @@ def write_stage1(
 
     save_file(stage1_tensors(backbone, heads), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / CONFIG_FILE, stage1_config(backbone, config, model_name))
-    GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    ).save_pretrained(folder)
+    # The model's own: a chat model may end its turns with other tokens than its tokenizer states.
+    generation = copy.deepcopy(backbone.generation_config) or GenerationConfig()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(generation, name) is None:
+            setattr(generation, name, getattr(tokenizer, name))
+    generation.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
 
 

@@ -30,6 +30,15 @@ class MarkovTerm(nn.Module):
         self.output = nn.Parameter(torch.zeros(shape))
         self.register_buffer("known", vocab.draft_ids(unknown=size), persistent=False)
 
+    def grow_from(self, other: MarkovTerm) -> None:
+        """Begin as a Markov term of the same tokens and at most this rank, with matrices for as
+        many heads: what the state has more adds nothing until it is trained."""
+        rank = other.embed.shape[1]
+        with torch.no_grad():
+            self.embed[:, :rank] = other.embed
+            self.output.zero_()
+            self.output[..., :rank] = other.output
+
     def embedded(self, previous: Tensor) -> Tensor:
         """Embeddings [N, r] of int64 target tokens [N]."""
         return self.embed[self.known[previous]]

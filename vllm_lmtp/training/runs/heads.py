@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.formats.scorer_tensors import TRAINED_WITH, WITH_HEADS
 from vllm_lmtp.formats.speculators import stated_target
 from vllm_lmtp.formats.whole import whole_folder, write_json
 from vllm_lmtp.training.data.draft_vocab import DraftVocab, count_tokens, coverage_of
@@ -86,7 +87,8 @@ def prepare(run: HeadsRun, device: str) -> Prepared:
     assert run.backbone is not None
     torch.manual_seed(run.seed)
     end = load_tokenizer(Path(run.backbone)).eos_token_id
-    train, held = split_held_out(read_answers(Path(run.dataset), end), run.held_out)
+    answers = read_answers(Path(run.dataset), end)
+    train, held = split_held_out(answers, run.held_out, lambda answer: answer.asked)
     train = train[: run.limit]
     start = starting_point(run, train, held, end)
     model = HeadsOnRows(start, run, _teacher(run, start.vocab))
@@ -155,7 +157,7 @@ def train_heads(run: HeadsRun, config_path: Path) -> dict[str, Any]:
             term_facts={
                 "train_tokens": sum(len(a.answer) for a in train),
                 "steps": steps,
-                "trained_with": "heads" if run.train == "all" else f"train: {run.train}",
+                TRAINED_WITH: WITH_HEADS if run.train == "all" else f"train: {run.train}",
                 "seed": run.seed,
             },
         )

@@ -19,12 +19,13 @@ from vllm_lmtp.training.settings.heads import HeadsRun
 
 
 def starting_point(
-    run: HeadsRun, train: list[Answer], held: list[Answer], end: int
+    run: HeadsRun, train: list[Answer], held: list[Answer], end: int | None
 ) -> TrainedHeads:
     """Heads that copy the backbone's output matrix, or those of `run.init`; and the term.
 
     Args:
-        end: the token that ends an answer, which the draft vocabulary has in any case.
+        end: the token that ends an answer, which the draft vocabulary has in any case; None where
+            the tokenizer states none.
 
     Raises:
         LMTPError: the heads of `run.init` are not those that the run states.
@@ -47,6 +48,7 @@ def starting_point(
         heads = LeapHeads(run.heads.n_head, matrix[vocab.target_ids])
         start = TrainedHeads(heads, vocab, None, run.heads.skip_token)
     term = _new_term(run, start)
+    _check_size(run, start if term is None else dataclasses.replace(start, term=term))
     return start if term is None else dataclasses.replace(start, term=term)
 
 
@@ -62,13 +64,30 @@ def _new_term(run: HeadsRun, start: TrainedHeads) -> MarkovTerm | None:
     if isinstance(start.term, RecurrentTerm):
         return None
     term = RecurrentTerm(start.vocab, config.rank, n_head, start.heads[0].lm_head.in_features)
-    if start.term is not None and start.term.output.shape == term.output.shape:
-        term.load_state_dict(start.term.state_dict(), strict=False)
+    if start.term is not None:
+        here, there = start.term.output.shape, term.output.shape
+        if here[:-1] == there[:-1] and here[-1] <= there[-1]:
+            term.grow_from(start.term)
     return term
 
 
+def _check_size(run: HeadsRun, start: TrainedHeads) -> None:
+    """Refuse a term that `run.init` has already and the run states otherwise."""
+    if run.term is None or start.term is None:
+        return
+    found = start.term.embed.shape[1], start.term.output.dim() == 2
+    if found != (run.term.rank, run.term.shared):
+        raise refuse(
+            str(run.init),
+            "rank, shared",
+            found=found,
+            expected=f"{(run.term.rank, run.term.shared)}, as the training file states",
+            remedy="correct the file, or name other heads",
+        )
+
+
 def _draft_vocab(
-    run: HeadsRun, vocab_size: int, train: list[Answer], held: list[Answer], end: int
+    run: HeadsRun, vocab_size: int, train: list[Answer], held: list[Answer], end: int | None
 ) -> DraftVocab:
     config = run.draft_vocab
     if config is None:
@@ -78,5 +97,5 @@ def _draft_vocab(
         count_tokens((a.answer for a in held), vocab_size),
         size=config.size,
         coverage=config.coverage,
-        always=[end],
+        always=[] if end is None else [end],
     )

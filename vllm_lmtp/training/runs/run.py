@@ -53,11 +53,25 @@ def run(
             expected="a training",
             remedy=f"vllm-lmtp distill {path}",
         )
+    if dataset is not None and (
+        isinstance(config, BackboneRun)
+        or (isinstance(config, Stage1Run) and config.dataset is None)
+    ):
+        raise refuse(
+            str(path),
+            "--dataset",
+            found=f"one for run: {config.run} without `dataset`",
+            expected="a run that learns from one",
+            remedy="leave it out: this run samples its own texts",
+        )
     with room_for(Path(config.output)):
         if isinstance(config, BackboneRun):
             return _backbone(dataclasses.replace(config, teacher=teacher or config.teacher), path)
         if isinstance(config, Stage1Run):
-            return _stage1(dataclasses.replace(config, backbone=teacher or config.backbone), path)
+            config = dataclasses.replace(
+                config, backbone=teacher or config.backbone, dataset=dataset or config.dataset
+            )
+            return _stage1(config, path)
         if isinstance(config, HeadsRun):
             check_reporting(config.report_to)
             config = dataclasses.replace(

@@ -153,11 +153,14 @@ def train_stage1(run: Stage1Run, config_path: Path) -> dict[str, Any]:
 
 
 def _with_backbone_log(content: dict[str, Any], backbone: Path) -> dict[str, Any]:
-    """Carry the backbone's own log along, so that the folder tells the whole story."""
+    """Carry the backbone's own log along, so that the folder tells the whole story. A stage-1
+    folder whose backbone was made elsewhere has none."""
     import json
 
     path = backbone / "training_log.json"
     if not path.is_file():
         return content
     before = json.loads(path.read_text(encoding="utf-8"))
-    return content | {"backbone": before.get("backbone", before)}
+    found = before.get("backbone", before)
+    told = {"corpus", "parameters", "held_out_loss"} <= found.keys()
+    return content | {"backbone": found} if told else content

@@ -66,12 +66,12 @@ class HeadsRun:
     written to its `model` folder. held_out: answers kept for the accuracies. limit: how many of
     the other answers are used, or null for all. init: a heads folder to go on from, instead of
     the backbone's output matrix. markov, recurrent: a term to train; a recurrent one goes on from
-    a Markov term of its size that `init` has. train: "all"; "blocks", all but the output matrices;
-    or "term", the term alone. loss: what a place learns. learn: what its `ce` does, "written", the
-    tokens of the answers, or "best", the token that the backbone holds most likely at each of their
-    positions. int8: store output matrices and term in int8. measured_tokens: held-out tokens that a
-    state is judged by while it is trained. report_to: where transformers reports to, such as
-    tensorboard or wandb.
+    a Markov term of its rank or a lower one that `init` has. train: "all"; "blocks", all but the
+    output matrices; or "term", the term alone. loss: what a place learns. learn: what its `ce`
+    does, "written", the tokens of the answers, or "best", the token that the backbone holds most
+    likely at each of their positions. int8: store output matrices and term in int8.
+    measured_tokens: held-out tokens that a state is judged by while it is trained. report_to: where
+    transformers reports to, such as tensorboard or wandb.
 
     A row of `optim` is a position of an answer, drawn at random over all of them.
     """
