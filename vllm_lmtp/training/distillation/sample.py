@@ -26,7 +26,7 @@ from typing import Any
 
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.whole import numbered_lines, room_for, write_json, write_text
-from vllm_lmtp.training.devices import alone, in_bfloat16
+from vllm_lmtp.training.devices import alone, in_bfloat16, own_device
 from vllm_lmtp.training.distillation.prompts import begin_text
 from vllm_lmtp.training.distillation.recorder import CLASS_PATH as RECORDER
 from vllm_lmtp.training.settings.parse import parse, read_yaml
@@ -216,6 +216,10 @@ class _Prompt:
 
 def _environment(config: SampleConfig) -> dict[str, str]:
     environment = alone(os.environ) | {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib)}
+    if own_device() == "cpu":
+        # An engine core of its own begins before all texts of a shard are there, with as many as
+        # its clock lets in: other shapes, other last bits, and now and then another token.
+        environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if config.workers > 1:
         environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return environment
