@@ -80,7 +80,6 @@ def test_heads_in_one_go_and_again_where_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="killed while it answers it ends with other weights, not yet known why")
 @pytest.mark.timeout(1500)
 def test_killed_twice_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Killed with all it started while it answers, and again while it trains."""
