@@ -10,7 +10,7 @@ from __future__ import annotations
 SHARE = 0.006
 """Part of all time that looks may cost in the long run."""
 SAVED = 0.05
-"""Seconds that may be saved up, or the cheapest look where that is more."""
+"""Seconds that may be saved up, or what a look costs that is wanted where that is more."""
 START, SIZE = (12.0, 0.3), (2.0, 0.05)
 """Plain steps' time, and seconds at most, given when the first size of batch is met, and any other.
 """
@@ -47,7 +47,7 @@ class Budget:
         return seconds <= self.seconds
 
     def save_for(self, seconds: float) -> None:
-        """The cheapest look that is wanted is feared to cost so much."""
+        """A look that is wanted, the cheapest of its kind, is feared to cost so much."""
         self._most = max(SAVED, 1.1 * seconds)
 
     def settle(self, seconds: float) -> None:

@@ -8,6 +8,15 @@ to make and are verified only where a text says something.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
+
+
+class Kind(Enum):
+    """Who is asked."""
+
+    NOTHING = "nothing"
+    COPIES = "copies"
+    HEADS = "heads"
 
 
 def spread_lengths(max_drafts: int) -> tuple[int, ...]:
@@ -31,3 +40,10 @@ def num_drafts(choice: int) -> int:
 def asked_of_heads(choice: int) -> int:
     """Drafts a request that heads are asked for."""
     return max(0, choice)
+
+
+def kind_of(choice: int) -> Kind:
+    """Whom it asks."""
+    if not choice:
+        return Kind.NOTHING
+    return Kind.HEADS if choice > 0 else Kind.COPIES
