@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 from vllm_lmtp.patches.record import Binding, Patch, around
 
 SCHEDULER = "vllm.v1.core.sched.scheduler"
-
-
-def _ours(config: Any) -> bool:
-    return config is not None and config.method == METHOD
 
 
 def _verify(wrapped: Any, params: Any, args: Any, kwargs: Any) -> Any:
     from vllm_lmtp.scheduler.bounds import check
 
     def call(model_config: Any, speculative_config: Any, *others: Any, **more: Any) -> Any:
-        if _ours(speculative_config):
+        if is_lmtp(speculative_config):
             check(params)
         return wrapped(model_config, speculative_config, *others, **more)
 
@@ -28,7 +24,7 @@ def _verify(wrapped: Any, params: Any, args: Any, kwargs: Any) -> Any:
 def _add_request(wrapped: Any, scheduler: Any, args: Any, kwargs: Any) -> Any:
     from vllm_lmtp.scheduler.bounds import added
 
-    if _ours(scheduler.vllm_config.speculative_config):
+    if is_lmtp(scheduler.vllm_config.speculative_config):
         added(scheduler, *args, **kwargs)
     return wrapped(*args, **kwargs)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 from vllm_lmtp.patches.record import Binding, Patch, around
 
 
 def _init_speculator(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     vllm_config = kwargs.get("vllm_config") or args[0]
-    if vllm_config.speculative_config.method != METHOD:
+    if not is_lmtp(vllm_config.speculative_config):
         return wrapped(*args, **kwargs)
     from vllm_lmtp.runner_v2.speculator import LMTPSpeculator
 

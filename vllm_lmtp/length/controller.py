@@ -47,7 +47,7 @@ WARM_DOUBT, WARM_TRIES = 0.1, 30.0
 of each place at most."""
 EVERY = 4
 """Once a size is not young, steps learnt from after which its lengths are weighed anew."""
-LEARN_SECONDS = 0.02
+LEARN_SECONDS = 0.05
 """Once a size is not young, steps as usual are learnt from no more often, so that the controller
 costs an engine of short steps no larger share than one of long ones."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 from vllm_lmtp.method.copying import Origin
 from vllm_lmtp.observe.carried import add_cold_draft, add_copied_tokens, add_draft_passes
 
@@ -72,8 +72,7 @@ def note_verdict(
 
 def _drafts_with_lmtp(scheduler: Any) -> bool:
     """Diffusion models count drafts too, and have no speculative config at all."""
-    config = scheduler.vllm_config.speculative_config
-    return config is not None and config.method == METHOD
+    return is_lmtp(scheduler.vllm_config.speculative_config)
 
 
 def _warn_if_never_accepted(scheduler: Any, config: Any, num_accepted: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.length.plan import CARRIED, Plan
 from vllm_lmtp.method.backward import BackwardDecoder, Worth
@@ -34,7 +34,7 @@ CLASS_PATH = "vllm_lmtp.runner_v1.proposer.LMTPProposer"
 @contextmanager
 def as_custom_class(speculative_config: Any) -> Iterator[None]:
     """While V1 builds its drafter, present lmtp as a custom class, the open entry in its list."""
-    if speculative_config is None or speculative_config.method != METHOD:
+    if not is_lmtp(speculative_config):
         yield
         return
     method, model = speculative_config.method, speculative_config.model
@@ -51,9 +51,8 @@ def refuse_async(vllm_config: VllmConfig) -> None:
     Raises:
         LMTPError: lmtp with asynchronous scheduling on V1, where it would lose its place.
     """
-    config = vllm_config.speculative_config
     asynchronous = vllm_config.scheduler_config.async_scheduling
-    if config is not None and config.method == METHOD and asynchronous:
+    if asynchronous and is_lmtp(vllm_config.speculative_config):
         raise refuse(
             "Model Runner V1",
             "async_scheduling",

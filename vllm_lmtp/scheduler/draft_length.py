@@ -16,7 +16,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 from vllm_lmtp.length.choices import num_drafts
 from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.plan import CARRIED, Plan
@@ -171,7 +171,7 @@ def install(scheduler: Any) -> None:
         LMTPError: the file of what was learnt holds something else.
     """
     config = scheduler.vllm_config.speculative_config
-    if config is None or config.method != METHOD or config.lmtp_draft_length != "auto":
+    if not is_lmtp(config) or config.lmtp_draft_length != "auto":
         return
     if scheduler.dynamic_sd_lookup is None:
         logger.warning_once(

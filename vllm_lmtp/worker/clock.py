@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 
 MOST_WAITING = 1000
 """Passes that wait for a verdict; where none comes, older ones are forgotten."""
@@ -72,9 +72,8 @@ def carry(runner: Any, output: Any) -> None:
         runner: of either kind.
         output: of its `sample_tokens`.
     """
-    config = runner.vllm_config.speculative_config
     drafter = getattr(runner, "speculator", None) or getattr(runner, "drafter", None)
-    if config is None or config.method != METHOD or drafter is None:
+    if drafter is None or not is_lmtp(runner.vllm_config.speculative_config):
         return  # earlier pipeline ranks have no drafter
     clock = getattr(drafter, "lmtp_clock", None)
     if clock is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vllm_lmtp import METHOD
+from vllm_lmtp import is_lmtp
 
 CARRIED = "lmtp_draft_sources"
 """Attribute of `ModelRunnerOutput` that takes the sources to the scheduler."""
@@ -78,8 +78,7 @@ def carry(runner: Any, output: Any) -> None:
 def collect(scheduler: Any, model_runner_output: Any) -> None:
     """Keep with each request what its newest draft was made of, until that is judged."""
     carried = vars(model_runner_output).pop(CARRIED, None)  # vLLM shares some outputs between steps
-    config = scheduler.vllm_config.speculative_config
-    if not carried or config is None or config.method != METHOD:
+    if not carried or not is_lmtp(scheduler.vllm_config.speculative_config):
         return
     for sources in carried:
         for req_id, origins in sources.by_request().items():
