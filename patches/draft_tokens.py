@@ -10,26 +10,23 @@ from vllm_lmtp.patches.record import Binding, Patch, around
 CARRIED = "lmtp_draft_token_ids"
 """Attribute of `ModelRunnerOutput` that takes the drafts along; it is pickled with the tokens."""
 EXECUTOR = "vllm.v1.executor.multiproc_executor"
-WORKER = "vllm.v1.worker.gpu_worker"
 
 
 def _send(wrapped: Any, worker: Any, args: Any, kwargs: Any) -> Any:
     output = wrapped(*args, **kwargs)
+    config = worker.vllm_config
+    ours = is_lmtp(config.speculative_config)
     told = getattr(output, "model_runner_output", output)
     # Scheduled asynchronously, drafts stay on the device. Ranks that sampled nothing name no
     # request, in an output that vLLM shares between steps.
-    config = worker.vllm_config
-    ours = is_lmtp(config.speculative_config) and not config.scheduler_config.async_scheduling
-    if ours and getattr(told, "req_ids", None):
-        setattr(told, CARRIED, worker.take_draft_token_ids())
+    if ours and not config.scheduler_config.async_scheduling and getattr(told, "req_ids", None):
+        setattr(told, CARRIED, _without_empty(worker.take_draft_token_ids()))
     return output
 
 
-def _name(wrapped: Any, worker: Any, args: Any, kwargs: Any) -> Any:
+def _without_empty(drafts: Any) -> Any:
     """Where no request has a draft none is named, as the scheduler has none to take back."""
-    drafts = wrapped(*args, **kwargs)
-    ours = drafts is not None and is_lmtp(worker.vllm_config.speculative_config)
-    return type(drafts)([], []) if ours and not any(drafts.draft_token_ids) else drafts
+    return drafts if drafts is None or any(drafts.draft_token_ids) else type(drafts)([], [])
 
 
 def _receive(wrapped: Any, executor: Any, args: Any, kwargs: Any) -> Any:
@@ -47,10 +44,9 @@ PATCH = Patch(
     name="draft_tokens",
     why="Scheduled synchronously, vLLM asks the workers for their drafts by a call of its own "
     "after each step, wanted or not: a millisecond on two cores, where plain decoding's step may "
-    "take ten. And it looks every request up to tell it that it has none.",
+    "take ten.",
     bindings=(
-        Binding(WORKER, "Worker.sample_tokens", around(_send)),
-        Binding(WORKER, "Worker.take_draft_token_ids", around(_name)),
+        Binding("vllm.v1.worker.gpu_worker", "Worker.sample_tokens", around(_send)),
         Binding(EXECUTOR, "MultiprocExecutor.sample_tokens", around(_receive)),
         Binding(EXECUTOR, "MultiprocExecutor.take_draft_token_ids", around(_take)),
     ),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
-from vllm_lmtp.patches.draft_tokens import _name, _receive, _send, _take
+from vllm_lmtp.patches.draft_tokens import _receive, _send, _take
 
 DRAFTS = DraftTokenIds(["a", "b"], [[1, 2], []])
 
@@ -22,9 +22,7 @@ def make_worker(
         speculative_config=SimpleNamespace(method=method) if method else None,
         scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
     )
-    worker = SimpleNamespace(vllm_config=config)
-    worker.take_draft_token_ids = lambda: _name(lambda: drafts, worker, (), {})
-    return worker
+    return SimpleNamespace(vllm_config=config, take_draft_token_ids=lambda: drafts)
 
 
 def make_output(*req_ids: str) -> ModelRunnerOutput:
@@ -50,11 +48,6 @@ def test_drafts_come_with_the_tokens_and_are_given_once() -> None:
 def test_a_step_without_drafts_names_no_request() -> None:
     none = make_worker(drafts=DraftTokenIds(["a", "b"], [[], []]))
     assert taken(sent(none, make_output("a", "b"))) == [DraftTokenIds([], []), None]
-
-
-def test_other_methods_name_all_as_ever() -> None:
-    none = DraftTokenIds(["a", "b"], [[], []])
-    assert make_worker("ngram", drafts=none).take_draft_token_ids() is none
 
 
 def test_where_vllm_drafted_nothing_it_is_asked() -> None:

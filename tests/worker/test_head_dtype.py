@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,30 @@ from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.read import output_matrix
 from vllm_lmtp.worker.head_dtype import FP8, chosen_dtype, held_matrix, quantise, undone_matrix
 
-BF16 = torch.bfloat16
+BF16, INT8 = torch.bfloat16, torch.int8
+BOTH = (INT8, FP8)
 
 
 @pytest.mark.parametrize(
-    ("asked", "kernels", "wanted"),
+    ("asked", "kept", "stored", "wanted"),
     [
-        ("auto", False, BF16),
-        ("auto", True, BF16),
-        ("int8", True, torch.int8),
-        ("int8", False, BF16),
-        ("fp8", True, FP8),
-        ("fp8", False, BF16),
-        ("float16", True, torch.float16),
-        ("float32", False, torch.float32),
+        ("auto", (), None, BF16),
+        ("auto", BOTH, None, BF16),
+        ("auto", (INT8,), INT8, INT8),
+        ("auto", (), INT8, BF16),
+        ("int8", (INT8,), None, INT8),
+        ("int8", BOTH, None, INT8),
+        ("int8", (), INT8, BF16),
+        ("fp8", BOTH, None, FP8),
+        ("fp8", (INT8,), INT8, BF16),
+        ("float16", BOTH, INT8, torch.float16),
+        ("float32", (), None, torch.float32),
     ],
 )
-def test_what_is_held(asked: str, kernels: bool, wanted: torch.dtype) -> None:
-    assert chosen_dtype(asked, BF16, kernels) == wanted
+def test_what_is_held(
+    asked: str, kept: Collection[torch.dtype], stored: torch.dtype | None, wanted: torch.dtype
+) -> None:
+    assert chosen_dtype(asked, BF16, kept, stored) == wanted
 
 
 @pytest.mark.parametrize(("dtype", "worst"), [(torch.int8, 0.51 / 127), (FP8, 1 / 16 + 1e-6)])

@@ -12,6 +12,7 @@ from tests.support import folders
 from tests.support.one_rank_world import one_process_world  # noqa: F401
 from vllm_lmtp.errors import LMTPError
 from vllm_lmtp.formats.checkpoint import read_checkpoint
+from vllm_lmtp.worker.cpu_int8 import can_multiply
 
 HIDDEN = 32
 BF16 = torch.bfloat16
@@ -28,7 +29,7 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], layers: int = 1) -> Pat
     return folders.write(folder, tensors, values)
 
 
-def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+def load(folder: Path, dtype: torch.dtype, held: torch.dtype | None = None):  # type: ignore[no-untyped-def]
     from vllm_lmtp.formats.read import draft_vocabulary
     from vllm_lmtp.worker.heads import LeapHeads
     from vllm_lmtp.worker.weights import load_heads
@@ -42,9 +43,10 @@ def load(folder: Path, dtype: torch.dtype):  # type: ignore[no-untyped-def]
         dtype,
         draft_vocabulary(found),
         found.vocab_size,
+        held=held,
     )
     for parameter in heads.parameters():  # so that whatever is not loaded shows
-        parameter.data.fill_(float("nan"))
+        parameter.data.fill_(float("nan") if parameter.is_floating_point() else 77)
     load_heads(heads, found)
     return heads
 
@@ -133,6 +135,27 @@ def test_int8_heads_give_target_ids_of_their_draft_vocabulary(tmp_path: Path) ->
     for head in range(2):
         best = logits(plain, head, rows, 1).argmax(-1).tolist()
         assert top[:, head].tolist() == [ids[j] for j in best]
+
+
+@pytest.mark.skipif(not can_multiply(), reason="needs a CPU with AVX512-VNNI")
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_heads_that_stay_int8_draft_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
+    ids = [3 + 7 * j for j in range(97)]
+    folder, plain = save_reduced(tmp_path, 97, ids)
+    rows = random_rows(50, dtype)
+    heads = load(folder, dtype, torch.int8)
+    assert heads.output(0).weight.dtype == torch.int8
+    top, how_likely = heads.top_with_log_probability(rows, 2)
+    assert torch.equal(heads.top_tokens(rows, 2), top)
+    for head in range(2):
+        exact = logits(plain, head, rows, 1)
+        best = exact.topk(2).values
+        clear = best[:, 0] - best[:, 1] > (0.001 if dtype == torch.float32 else 0.1)
+        assert clear.sum() > 25
+        tokens = torch.tensor(ids)[exact.argmax(-1)]
+        assert torch.equal(top[clear, head], tokens[clear])
+        expected = exact.log_softmax(-1).amax(-1)
+        assert torch.allclose(how_likely[:, head], expected, atol=0.001 if dtype != BF16 else 0.1)
 
 
 @pytest.mark.parametrize("ids", [[5, 5], [5, 4], [998, 1000], [-1, 3], [0, 2**63 - 1]])

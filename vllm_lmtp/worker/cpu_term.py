@@ -8,6 +8,7 @@ Sums are the same up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import nn
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.platforms import current_platform
 
-from vllm_lmtp.method.scorer import MarkovScorer, Scorer
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.method.scorer import AddProduct, MarkovScorer, Scorer
+from vllm_lmtp.worker.cpu_int8 import Int8Product, can_multiply
 
 FEW = 2
 """Rows up to which the transposed matrix is faster; by eval/measurements/draft_cost.py."""
@@ -41,8 +44,24 @@ class CpuProduct:
         return logits.add_(self.packed.cpu_linear(known, self.packed.weight, None))
 
 
-def speed_up(scorer: Scorer | None) -> None:
-    """Let a trained term multiply as above where that is faster; anything else is left as it is."""
+class CpuInt8Product:
+    """As `CpuProduct`, of a matrix that was int8 as stored, and is so again."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        self._product = Int8Product(*quantise_rows(output))
+
+    def __call__(self, logits: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """[R, S] float32 logits, which are overwritten, and [R, r] -> [R, S]."""
+        return logits.add_(self._product(known))
+
+
+def speed_up(scorer: Scorer | None, int8: bool = False) -> None:
+    """Let a trained term multiply as above where that is faster; anything else is left as it is.
+
+    int8: whether its output matrix is stored in int8, and the heads are held so.
+    """
     if isinstance(scorer, MarkovScorer) and current_platform.is_cpu():
         outputs = [scorer.output] if scorer.output.dim() == 2 else list(scorer.output)
-        scorer.products = [CpuProduct(output) for output in outputs]
+        kind: Callable[[torch.Tensor], AddProduct]
+        kind = CpuInt8Product if int8 and can_multiply() else CpuProduct
+        scorer.products = [kind(output) for output in outputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.formats.scorer_tensors import OUTPUT, TABLE, tensor_name
+from vllm_lmtp.formats.tensors import INT8, output_name
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.choice import Best, Choose, Draw, Drawn, Meter
 from vllm_lmtp.method.confidence import Confidence
@@ -29,8 +32,9 @@ from vllm_lmtp.method.copying import (
 )
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.observe.node import named, node_name
+from vllm_lmtp.worker.cpu_int8 import can_multiply
 from vllm_lmtp.worker.cpu_term import speed_up
-from vllm_lmtp.worker.head_dtype import FP8, chosen_dtype
+from vllm_lmtp.worker.head_dtype import FP8, QUANTISED, chosen_dtype
 from vllm_lmtp.worker.heads import LeapHeads, has_kernels
 from vllm_lmtp.worker.scorer_weights import build_scorer
 from vllm_lmtp.worker.weights import load_heads
@@ -89,7 +93,7 @@ def build_drafter(
     dtype = vllm_config.model_config.dtype
     vocabulary = draft_vocabulary(checkpoint)
     asked = speculative_config.lmtp_head_dtype
-    held = chosen_dtype(asked, dtype, has_kernels())
+    held = chosen_dtype(asked, dtype, *_kept(checkpoint))
     if held == FP8 and not current_platform.has_device_capability(89):
         raise refuse(
             "this GPU",
@@ -116,7 +120,7 @@ def build_drafter(
         shard = output.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
         scorer = build_scorer(checkpoint, start, end, output.num_embeddings_per_partition, dtype)
-        speed_up(scorer)
+        speed_up(scorer, int8=held == torch.int8 and _has_int8_term(checkpoint))
     if scorer is not None:
         heads.add_module("scorer", scorer.to(device))
     confidence = None
@@ -147,6 +151,22 @@ def build_drafter(
     )
     decoder = BackwardDecoder(schedule, heads, history, scorer, copying)
     return Drafter(decoder, heads, confidence, speculative_config.lmtp_draft_temperature)
+
+
+def _kept(checkpoint: HeadsCheckpoint) -> tuple[Collection[torch.dtype], torch.dtype | None]:
+    """Quantised dtypes that this device multiplies by, and the one that is best left as stored."""
+    if has_kernels():
+        return QUANTISED.values(), None
+    if not can_multiply():
+        return (), None
+    stored = checkpoint.tensors[output_name(0)].dtype
+    return (torch.int8,), torch.int8 if stored == INT8 else None
+
+
+def _has_int8_term(checkpoint: HeadsCheckpoint) -> bool:
+    if checkpoint.scorer is None or checkpoint.scorer.kind == TABLE:
+        return False
+    return checkpoint.tensors[tensor_name(checkpoint.scorer.kind, OUTPUT)].dtype == INT8
 
 
 def _copying(

@@ -2,11 +2,14 @@
 
 At small batch a head takes as long as reading its matrix, so half the bytes are half the time.
 int8 and fp8 (float8_e4m3fn) have one scale a row. GPUs keep them so and undo them inside the
-product; elsewhere they are undone at load, which drafts the same tokens up to rounding and saves
-nothing, but lets their cost in acceptance be measured without a GPU.
+product, CPUs with AVX512-VNNI keep int8 (cpu_int8.py); elsewhere they are undone at load, which
+drafts the same tokens up to rounding and saves nothing, but lets their cost in acceptance be
+measured anywhere.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 
@@ -21,19 +24,23 @@ QUANTISED = {"int8": torch.int8, "fp8": FP8}
 """What needs scales, by its name."""
 
 
-def chosen_dtype(asked: str, model: torch.dtype, kernels: bool) -> torch.dtype:
+def chosen_dtype(
+    asked: str, model: torch.dtype, kept: Collection[torch.dtype], stored: torch.dtype | None = None
+) -> torch.dtype:
     """The dtype that the matrices are held in.
 
     Args:
         asked: `lmtp_head_dtype`; "auto" is the model's dtype, since rounding may cost acceptance
-            and, from batch 64 on, undoing it costs time (docs/gpu.md).
+            and, from batch 64 on, undoing it on a GPU costs time (docs/gpu.md). On a CPU int8 that
+            is stored stays int8, which is faster at every batch and rounds nothing more.
         model: the dtype that the target runs in.
-        kernels: whether this device multiplies by quantised matrices.
+        kept: quantised dtypes that this device multiplies by.
+        stored: the dtype that "auto" leaves as it is, if it can.
     """
     if asked == "auto":
-        return model
+        return stored if stored is not None and stored in kept else model
     if asked in QUANTISED:
-        return QUANTISED[asked] if kernels else model
+        return QUANTISED[asked] if QUANTISED[asked] in kept else model
     dtype = getattr(torch, asked)
     assert isinstance(dtype, torch.dtype)
     return dtype

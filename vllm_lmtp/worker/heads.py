@@ -11,7 +11,7 @@ pairs for the whole draft settles the rest. Ties go to the smaller id, on one ra
 Heads may draft from a vocabulary of their own; its ids stay inside this module.
 
 On CUDA matrices may be held in int8 or float8 (head_dtype.py); a kernel that writes no logits then
-finds the best of a shard.
+finds the best of a shard. On CPUs they may be held in int8 (cpu_int8.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from vllm.platforms import current_platform
 from vllm.triton_utils import HAS_TRITON
 
 from vllm_lmtp.method.scorer import rows_of_tokens
+from vllm_lmtp.worker.cpu_int8 import Int8Product
 from vllm_lmtp.worker.head_dtype import QUANTISED
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -54,7 +55,7 @@ class LeapHeads(nn.Module):
             output matrices; None where row and token are the same.
         target_vocab_size: V, where it is another than `vocab_size`.
         held: dtype of the output matrices, if another than `dtype`; int8 and float8 need kernels,
-            which bfloat16 and float16 use where there are some.
+            which bfloat16 and float16 use where there are some, or `pack_int8`.
     """
 
     target_ids: torch.Tensor | None
@@ -90,6 +91,7 @@ class LeapHeads(nn.Module):
             nn.Parameter(torch.ones(rows, dtype=torch.float32), requires_grad=False)
             for _ in range(n_heads if held in QUANTISED.values() else 0)
         )
+        self.products: list[Int8Product] = []
         self.register_buffer("target_ids", target_ids, persistent=False)
         row_of_token = None
         if target_ids is not None:
@@ -97,6 +99,13 @@ class LeapHeads(nn.Module):
             row_of_token = row_of_token.to(target_ids.device)
         self.register_buffer("row_of_token", row_of_token, persistent=False)
         self.requires_grad_(False)
+
+    def pack_int8(self) -> None:
+        """Multiply by the matrices as CPUs do, once they are filled."""
+        self.products = [
+            Int8Product(self.output(head).weight.data, scales.data)
+            for head, scales in enumerate(self.scales)
+        ]
 
     def output(self, head: int) -> Any:
         """The `ParallelLMHead` of a head."""
@@ -258,11 +267,14 @@ class LeapHeads(nn.Module):
         x = self._read(rows, head)
         output = self.output(head)
         shard = output.shard_indices
-        if self.scales:
+        if self.products:
+            logits = self.products[head](x)
+        elif self.scales:
             from vllm_lmtp.worker.kernels.product import logits_of_rows
 
             return logits_of_rows(x, output.weight, self.scales[head], shard.num_org_elements)
-        logits = output.quant_method.apply(output, x)
+        else:
+            logits = output.quant_method.apply(output, x)
         if shard.num_org_vocab_padding > 0:
             logits[..., -shard.num_org_vocab_padding :] = float("-inf")
         return logits
@@ -292,6 +304,8 @@ class LeapHeads(nn.Module):
 
     def _uses_kernels(self, rows: torch.Tensor) -> bool:
         """Whether a kernel finds the best tokens of these rows; int8 and fp8 leave no choice."""
+        if self.products:
+            return False
         return self.kernels and (bool(self.scales) or len(rows) <= FEW_ROWS)
 
     def _by_kernel(

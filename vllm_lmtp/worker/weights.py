@@ -12,6 +12,7 @@ from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.formats.read import block_tensor, finite, read_tensor
 from vllm_lmtp.formats.tensors import block_name
+from vllm_lmtp.worker.cpu_int8 import can_multiply
 from vllm_lmtp.worker.head_dtype import held_matrix, undone_matrix
 from vllm_lmtp.worker.heads import LeapHeads
 
@@ -43,6 +44,8 @@ def load_heads(heads: LeapHeads, checkpoint: HeadsCheckpoint, asked: str = "auto
         undone = undone_matrix(checkpoint, head, weight.dtype, asked, rows)
         weight[: end - start].copy_(undone)
         output.quant_method.process_weights_after_loading(output)
+    if heads.scales and can_multiply():
+        heads.pack_int8()
 
 
 def _check_copies(checkpoint: HeadsCheckpoint, head: int, kind: str, loaded: torch.Tensor) -> None:

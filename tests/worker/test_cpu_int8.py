@@ -1,0 +1,65 @@
+"""int8 matrices that stay int8 on CPUs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.worker.cpu_int8 import Int8Product, can_multiply
+from vllm_lmtp.worker.cpu_term import CpuInt8Product
+
+pytestmark = pytest.mark.skipif(
+    not can_multiply(), reason="needs a CPU with AVX512-VNNI, and vLLM's CPU build"
+)
+
+
+def made(outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor, Int8Product]:
+    """A product, and its matrix in float64."""
+    random = torch.Generator().manual_seed(0)
+    values, scales = quantise_rows(torch.randn(outputs, inputs, generator=random))
+    return values, scales, Int8Product(values.clone(), scales.clone())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 130])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1000, 64), (16384, 576), (7, 96)])
+def test_it_is_the_product_up_to_rounding(
+    outputs: int, inputs: int, count: int, dtype: torch.dtype
+) -> None:
+    """Rows with entries of very different sizes, as hidden states have."""
+    values, scales, product = made(outputs, inputs)
+    rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count))
+    rows[:, ::17] *= 50
+    rows = rows.to(dtype)
+    exact = rows.double() @ (values.double() * scales.double()[:, None]).T
+    found = product(rows)
+    assert (found.dtype, found.shape) == (torch.float32, (count, outputs))
+    assert (found - exact).norm() <= 1e-3 * exact.norm()
+    assert (product(rows) == found).all()
+
+
+def test_a_row_is_the_same_beside_others() -> None:
+    _, _, product = made(512, 128)
+    rows = torch.randn(9, 128, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(product(rows)[4], product(rows[4:5])[0])
+
+
+def test_rows_of_nothing_and_of_no_numbers_spoil_themselves_alone() -> None:
+    _, _, product = made(512, 128)
+    rows = torch.randn(5, 128, generator=torch.Generator().manual_seed(2))
+    good = product(rows)
+    rows[1], rows[2, 7], rows[3, 9] = 0.0, float("nan"), float("inf")
+    found = product(rows)
+    assert (found[1] == 0).all()
+    assert torch.equal(found[[0, 4]], good[[0, 4]])
+
+
+def test_a_term_adds_its_product() -> None:
+    random = torch.Generator().manual_seed(3)
+    values, scales = quantise_rows(torch.randn(512, 64, generator=random))
+    output = values.float() * scales[:, None]
+    known, logits = torch.randn(3, 64, generator=random), torch.randn(3, 512, generator=random)
+    exact = logits + known @ output.T
+    found = CpuInt8Product(output)(logits.clone(), known)
+    assert (found - exact).norm() <= 1e-3 * exact.norm()
