@@ -24,17 +24,15 @@ from typing import Any
 import torch
 
 from vllm_lmtp.eval.provenance import provenance
-from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint
-from vllm_lmtp.formats.read import draft_vocabulary
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.scorer_tensors import TERMS
 from vllm_lmtp.formats.whole import room_for, write_json
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.runner_v2.draft_inputs import DraftInputs
 from vllm_lmtp.worker.cpu_term import speed_up
-from vllm_lmtp.worker.heads import LeapHeads
-from vllm_lmtp.worker.scorer_weights import build_scorer
-from vllm_lmtp.worker.weights import load_heads
+from vllm_lmtp.worker.scorer_weights import build_scorer, stored_output
+from vllm_lmtp.worker.weights import build_heads
 
 NONE = "none"
 WARM = 3
@@ -101,7 +99,7 @@ def decoders(
     found: dict[str, BackwardDecoder] = {}
     for folder in folders:
         checkpoint = read_checkpoint(folder)
-        heads = _heads(checkpoint, dtype)
+        heads = build_heads(checkpoint, dtype)
         history = LazyHistory(
             requests, checkpoint.schedule.stride, checkpoint.hidden_size, dtype, "cpu"
         )
@@ -112,7 +110,8 @@ def decoders(
         for plain in (True, False) if kind in TERMS else (False,):
             scorer = build_scorer(checkpoint, 0, checkpoint.output_rows, rows, dtype)
             if not plain:
-                speed_up(scorer)
+                stored = stored_output(checkpoint, 0, checkpoint.output_rows, rows)
+                speed_up(scorer, stored if heads.products else None)
             name = f"{kind}, plain product" if plain else kind
             found[name] = BackwardDecoder(checkpoint.schedule, heads, history, scorer)
     return found
@@ -151,20 +150,6 @@ def line(run: Mapping[str, Any]) -> str:
 def ratio(times: Sequence[float], others: Sequence[float]) -> float:
     """The median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
-
-
-def _heads(checkpoint: HeadsCheckpoint, dtype: torch.dtype) -> LeapHeads:
-    heads = LeapHeads(
-        checkpoint.schedule.n_heads,
-        checkpoint.num_layers,
-        checkpoint.hidden_size,
-        checkpoint.output_rows,
-        dtype,
-        draft_vocabulary(checkpoint),
-        target_vocab_size=checkpoint.vocab_size,
-    )
-    load_heads(heads, checkpoint)
-    return heads
 
 
 def _draft(decoder: BackwardDecoder, requests: int, dtype: torch.dtype) -> Callable[[], object]:

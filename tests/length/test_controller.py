@@ -96,7 +96,7 @@ def test_copies_alone_where_they_are_best(curve: str, streams: int, copies: Copi
 
 @pytest.mark.parametrize("curve", ["memory-bound", "two cores"])
 def test_what_copies_are_worth_is_seen_while_heads_draft(curve: str) -> None:
-    """So one stream need not wait for a look at them, one step in forty, to find the better one."""
+    """So one stream need not wait for looks at them, which are rare, to find the better one."""
     choices, speeds = (*LENGTHS, -6), {}
     for shared in (0.0, 0.9):
         copies = Copies(0.6, 0.85, shared)

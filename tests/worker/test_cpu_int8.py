@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.support import folders
+from tests.support.one_rank_world import one_process_world  # noqa: F401
+from vllm_lmtp.formats.checkpoint import read_checkpoint
 from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.method.scorer import MarkovScorer
 from vllm_lmtp.worker.cpu_int8 import Int8Product, can_multiply
-from vllm_lmtp.worker.cpu_term import CpuInt8Product
+from vllm_lmtp.worker.cpu_term import speed_up
+from vllm_lmtp.worker.weights import build_heads
 
 pytestmark = pytest.mark.skipif(
     not can_multiply(), reason="needs a CPU with AVX512-VNNI, and vLLM's CPU build"
@@ -55,11 +62,33 @@ def test_rows_of_nothing_and_of_no_numbers_spoil_themselves_alone() -> None:
     assert torch.equal(found[[0, 4]], good[[0, 4]])
 
 
-def test_a_term_adds_its_product() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_term_adds_its_product(dtype: torch.dtype) -> None:
+    """The product is of the values as stored, whatever dtype the target has."""
     random = torch.Generator().manual_seed(3)
     values, scales = quantise_rows(torch.randn(512, 64, generator=random))
-    output = values.float() * scales[:, None]
-    known, logits = torch.randn(3, 64, generator=random), torch.randn(3, 512, generator=random)
-    exact = logits + known @ output.T
-    found = CpuInt8Product(output)(logits.clone(), known)
+    values[5] = values[5].clamp(-90, 90)  # a row that does not reach 127
+    term = MarkovScorer(torch.zeros(513, 64), torch.zeros(512, 64), torch.arange(600))
+    speed_up(term, (values, scales))
+    known = torch.randn(3, 64, generator=random).to(dtype)
+    logits = torch.randn(3, 512, generator=random)
+    exact = logits.double() + known.double() @ (values.double() * scales.double()[:, None]).T
+    found = term.add(logits.clone(), 0, known)
     assert (found - exact).norm() <= 1e-3 * exact.norm()
+
+
+def test_stored_int8_stays_and_nothing_else_is_rounded(tmp_path: Path) -> None:
+    ids = torch.arange(97) * 7 + 3
+    tensors = folders.reduced(2, 97, 32)
+    tensors["heads.d2t"] = ids - torch.arange(97)
+    values = folders.reduced_config(97, hidden_size=32, vocab_size=1000)
+    stored = read_checkpoint(folders.write(tmp_path / "int8", tensors, values))
+    heads = build_heads(stored, torch.float32)
+    assert (heads.held, len(heads.products)) == (torch.int8, 2)
+    assert not build_heads(stored, torch.float32, "float32").products
+    name = "heads.heads.1.lm_head"
+    scale = tensors.pop(f"{name}.scale")
+    tensors[f"{name}.weight"] = tensors[f"{name}.weight"].float() * scale.unsqueeze(1)
+    mixed = read_checkpoint(folders.write(tmp_path / "mixed", tensors, values))
+    assert build_heads(mixed, torch.float32).held == torch.float32
+    assert len(build_heads(mixed, torch.float32, "int8").products) == 2

@@ -144,7 +144,9 @@ def test_heads_that_stay_int8_draft_the_same(tmp_path: Path, dtype: torch.dtype)
     folder, plain = save_reduced(tmp_path, 97, ids)
     rows = random_rows(50, dtype)
     heads = load(folder, dtype, torch.int8)
-    assert heads.output(0).weight.dtype == torch.int8
+    held = heads.num_bytes
+    heads.pack_int8()
+    assert heads.num_bytes == held + 4 * 2 * 128  # the scales stand twice
     top, how_likely = heads.top_with_log_probability(rows, 2)
     assert torch.equal(heads.top_tokens(rows, 2), top)
     for head in range(2):

@@ -63,7 +63,7 @@ class LMTPSpeculativeConfig(SpeculativeConfig):
         share of the request's; heads are less sure than the target, and 0.6 makes up for it
         (docs/results/scorer.md, Temperature of a drawn draft).
     lmtp_head_dtype: of the heads' output matrices; int8 and fp8 have one scale a row. "auto" is the
-        model's.
+        model's, but stored int8 stays on CPUs with AVX512-VNNI.
     lmtp_copy: "on" lets drafts copy what the request's own text says; "off" asks the heads alone,
         bit for bit as before there was copying.
     lmtp_copy_min_match, lmtp_copy_max_match: how many newest tokens must have stood in the text

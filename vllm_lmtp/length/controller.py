@@ -150,7 +150,7 @@ class Controller:
             self.copies.observe(step.num_requests, asked, *step.by_text, seconds)
         if self._changes() != changes:
             self.looks.changed()
-        self.looks.drafted(step.asked, self.now)
+        self.looks.drafted(step.asked, self.now, step.by_text is not None)
 
     def _learn(self, size: Size, step: Step, seconds: float, first: bool) -> None:
         """Learn what a step costs; first: it may have taken long for once."""

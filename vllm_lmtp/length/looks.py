@@ -8,6 +8,7 @@ was seen for a while and the text may have changed meanwhile. What looks may cos
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vllm_lmtp.length.budget import Budget
 from vllm_lmtp.length.choices import Kind, kind_of
@@ -31,6 +32,22 @@ SURELY = 2.0
 """Benefit of a plain step that was not seen for so long."""
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A length to look at. benefit: by how much it may be better than the one in use. feared:
+    seconds that looking may cost. for_hope: whether that is hoped of it only since its kind was not
+    seen for so long."""
+
+    other: Weighed
+    benefit: float
+    feared: float
+    for_hope: bool
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.other.length)
+
+
 class Looks:
     """Decides which are taken, one at a time."""
 
@@ -38,13 +55,14 @@ class Looks:
         self.budget = Budget()
         self.taken = 0
         self._under_way: int | None = None
-        self._since = 0
+        self._since = self._since_any = 0
         self._of_heads = 0
         self._patience = {kind: Patience() for kind in Kind}
 
     def scheduled(self) -> None:
         """One more step is scheduled."""
         self._since += 1
+        self._since_any += 1
 
     def goes_on(self) -> int | None:
         """The length of a look that takes this step too; None if there is none."""
@@ -62,9 +80,11 @@ class Looks:
             if (asked == self._under_way and whole) or self._since > LOST:
                 self._under_way = None
 
-    def drafted(self, asked: int, now: float) -> None:
-        """Drafts that were asked for so were judged now."""
+    def drafted(self, asked: int, now: float, shows_text: bool) -> None:
+        """Drafts that were asked for so were judged now, and may show what copies are worth."""
         self._patience[kind_of(asked)].seen = now
+        if shows_text:
+            self._patience[Kind.COPIES].seen = now
 
     def changed(self) -> None:
         """The text, a time or the length in use changed, so that waiting is not called for."""
@@ -84,36 +104,40 @@ class Looks:
         self._patience[Kind.NOTHING].seen = size.plain_seen
         unseen = {k: p.is_over(now, size.time.plain) for k, p in self._patience.items()}
         wanted = _wanted(size, unseen)
-        if not young and self._since <= GAP:
-            used = size.of(size.length).rate
-            wanted = [one for one in wanted if one[2].rate > used]
         if not wanted:
             return None
         cheapest: dict[Kind, float] = {}
-        for _, feared, other in wanted:
-            kind = kind_of(other.length)
-            cheapest[kind] = min(feared, cheapest.get(kind, feared))
+        for look in wanted:
+            cheapest[look.kind] = min(look.feared, cheapest.get(look.kind, look.feared))
         self.budget.save_for(max(cheapest.values()))
-        allowed = [
-            (benefit, other) for benefit, feared, other in wanted if self.budget.allows(feared)
-        ]
+        allowed = [look for look in wanted if self.budget.allows(look.feared)]
+        # Such looks may follow each other closely, but others get their turn.
+        of_any = young or self._since_any > GAP
+        if not of_any:
+            used = size.of(size.length).rate
+            allowed = [look for look in allowed if look.other.rate > used]
         if not allowed:
             return None
-        look = self._most_promising(allowed)
-        if unseen[kind_of(look)]:
-            self._patience[kind_of(look)].grows()
+        chosen = self._most_promising(allowed)
+        if chosen.for_hope:
+            self._patience[chosen.kind].grows()
         self.taken += 1
-        self._under_way, self._since = look, 0
-        return look
+        self._under_way, self._since = chosen.other.length, 0
+        if of_any:
+            self._since_any = 0
+        return chosen.other.length
 
-    def _most_promising(self, allowed: list[tuple[float, Weighed]]) -> int:
+    def _most_promising(self, allowed: list[_Look]) -> _Look:
         """A length of heads may be that for long: copies get their turn."""
-        copies = [pair for pair in allowed if pair[1].length < 0]
+        copies = [look for look in allowed if look.kind == Kind.COPIES]
         if self._of_heads >= COPIES_TURN and copies:
             allowed = copies
-        look = max(allowed, key=lambda pair: pair[0])[1].length
-        self._of_heads = 0 if look < 0 else self._of_heads + (look > 0)
-        return look
+        chosen = max(allowed, key=lambda look: look.benefit)
+        if chosen.kind == Kind.COPIES:
+            self._of_heads = 0
+        elif chosen.kind == Kind.HEADS:
+            self._of_heads += 1
+        return chosen
 
 
 def steps_of(look: int) -> int:
@@ -121,8 +145,8 @@ def steps_of(look: int) -> int:
     return 1 if look else PLAIN_STEPS
 
 
-def _wanted(size: Size, unseen: Mapping[Kind, bool]) -> list[tuple[float, float, Weighed]]:
-    """Lengths that might be better than the one in use: by how much, and what looking may cost."""
+def _wanted(size: Size, unseen: Mapping[Kind, bool]) -> list[_Look]:
+    """Lengths that might be better than the one in use."""
     used = size.of(size.length)
     found = []
     for other in size.weighed:
@@ -131,14 +155,9 @@ def _wanted(size: Size, unseen: Mapping[Kind, bool]) -> list[tuple[float, float,
         feared = other.seconds + other.seconds_error - other.tokens / used.rate
         feared *= steps_of(other.length)
         benefit = other.rate * (1 + CURIOUS * other.error) / used.rate
-        if unseen[kind_of(other.length)] and not shown_by(size.length, other.length):
+        hoped = 0.0
+        if unseen[kind_of(other.length)]:
             hoped = other.hoped / other.seconds / used.rate if other.length else SURELY
-            benefit = max(benefit, hoped)
-        if benefit > 1:
-            found.append((benefit, feared, other))
+        if max(benefit, hoped) > 1:
+            found.append(_Look(other, max(benefit, hoped), feared, hoped > benefit))
     return found
-
-
-def shown_by(used: int, other: int) -> bool:
-    """Whether drafts of the length in use tell what the other one's would be worth."""
-    return used > 0 and other != 0

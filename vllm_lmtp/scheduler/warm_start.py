@@ -16,6 +16,7 @@ from vllm_lmtp.length.controller import Controller
 from vllm_lmtp.length.file import Saved, differences, read_file, write_file
 from vllm_lmtp.length.knowledge import VERSION
 from vllm_lmtp.observe.node import processor_name
+from vllm_lmtp.worker.cpu_int8 import can_multiply
 
 logger = init_logger("vllm.lmtp")
 
@@ -108,5 +109,6 @@ def _named(model: str) -> str:
 
 def _device() -> str:
     if current_platform.is_cpu():
-        return f"{processor_name()}, {os.cpu_count()} cores"
+        int8 = ", int8 kept" if can_multiply() else ""
+        return f"{processor_name()}, {os.cpu_count()} cores{int8}"
     return current_platform.get_device_name()

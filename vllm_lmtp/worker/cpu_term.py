@@ -3,12 +3,12 @@
 A term's matrix is a ninth of a head's, but it is read for every place, and for few rows a product
 costs what reading its matrix does. Two other forms of it are faster: transposed for one row or two,
 added to the logits as it is made; and packed by vLLM, as the heads' own matrices are, for more.
+Where heads stay int8 a term that is stored so does, too (cpu_int8.py).
 Sums are the same up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from torch import nn
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.platforms import current_platform
 
-from vllm_lmtp.formats.int8 import quantise_rows
-from vllm_lmtp.method.scorer import AddProduct, MarkovScorer, Scorer
-from vllm_lmtp.worker.cpu_int8 import Int8Product, can_multiply
+from vllm_lmtp.method.scorer import MarkovScorer, Scorer
+from vllm_lmtp.worker.cpu_int8 import Int8Product
 
 FEW = 2
 """Rows up to which the transposed matrix is faster; by eval/measurements/draft_cost.py."""
@@ -45,23 +44,34 @@ class CpuProduct:
 
 
 class CpuInt8Product:
-    """As `CpuProduct`, of a matrix that was int8 as stored, and is so again."""
+    """As `CpuProduct`, of a matrix as it is stored in int8.
 
-    def __init__(self, output: torch.Tensor) -> None:
-        self._product = Int8Product(*quantise_rows(output))
+    Args:
+        values: [S, r] int8. scales: [S] float32.
+    """
+
+    def __init__(self, values: torch.Tensor, scales: torch.Tensor) -> None:
+        self._product = Int8Product(values, scales)
 
     def __call__(self, logits: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """[R, S] float32 logits, which are overwritten, and [R, r] -> [R, S]."""
         return logits.add_(self._product(known))
 
 
-def speed_up(scorer: Scorer | None, int8: bool = False) -> None:
+def speed_up(
+    scorer: Scorer | None, stored: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> None:
     """Let a trained term multiply as above where that is faster; anything else is left as it is.
 
-    int8: whether its output matrix is stored in int8, and the heads are held so.
+    stored: its output matrix and scales in int8 (scorer_weights.py), where it stays so.
     """
-    if isinstance(scorer, MarkovScorer) and current_platform.is_cpu():
-        outputs = [scorer.output] if scorer.output.dim() == 2 else list(scorer.output)
-        kind: Callable[[torch.Tensor], AddProduct]
-        kind = CpuInt8Product if int8 and can_multiply() else CpuProduct
-        scorer.products = [kind(output) for output in outputs]
+    if not isinstance(scorer, MarkovScorer) or not current_platform.is_cpu():
+        return
+    shared = scorer.output.dim() == 2
+    if stored is None:
+        outputs = [scorer.output] if shared else list(scorer.output)
+        scorer.products = [CpuProduct(output) for output in outputs]
+        return
+    pairs = [stored] if shared else list(zip(*stored, strict=True))
+    scorer.products = [CpuInt8Product(*pair) for pair in pairs]
+    scorer.output = scorer.output.new_empty(0)  # nothing reads it any more

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.logger import init_logger
-from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_lmtp import __version__
 from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
-from vllm_lmtp.errors import refuse
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
-from vllm_lmtp.formats.read import draft_vocabulary
-from vllm_lmtp.formats.scorer_tensors import OUTPUT, TABLE, tensor_name
-from vllm_lmtp.formats.tensors import INT8, output_name
 from vllm_lmtp.method.backward import BackwardDecoder
 from vllm_lmtp.method.choice import Best, Choose, Draw, Drawn, Meter
 from vllm_lmtp.method.confidence import Confidence
@@ -32,12 +26,10 @@ from vllm_lmtp.method.copying import (
 )
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.observe.node import named, node_name
-from vllm_lmtp.worker.cpu_int8 import can_multiply
 from vllm_lmtp.worker.cpu_term import speed_up
-from vllm_lmtp.worker.head_dtype import FP8, QUANTISED, chosen_dtype
-from vllm_lmtp.worker.heads import LeapHeads, has_kernels
-from vllm_lmtp.worker.scorer_weights import build_scorer
-from vllm_lmtp.worker.weights import load_heads
+from vllm_lmtp.worker.heads import LeapHeads
+from vllm_lmtp.worker.scorer_weights import build_scorer, stored_output
+from vllm_lmtp.worker.weights import build_heads
 
 logger = init_logger("vllm.lmtp")
 
@@ -91,36 +83,16 @@ def build_drafter(
         checkpoint = speculative_config.read_heads()
     schedule = speculative_config.schedule
     dtype = vllm_config.model_config.dtype
-    vocabulary = draft_vocabulary(checkpoint)
-    asked = speculative_config.lmtp_head_dtype
-    held = chosen_dtype(asked, dtype, *_kept(checkpoint))
-    if held == FP8 and not current_platform.has_device_capability(89):
-        raise refuse(
-            "this GPU",
-            "lmtp_head_dtype",
-            found="fp8",
-            expected="compute capability 8.9 or newer for fp8",
-            remedy="use int8, which takes as many bytes",
-        )
     with set_current_vllm_config(vllm_config), set_default_torch_dtype(dtype), device:
-        heads = LeapHeads(
-            schedule.n_heads,
-            checkpoint.num_layers,
-            checkpoint.hidden_size,
-            checkpoint.output_rows,
-            dtype,
-            None if vocabulary is None else vocabulary.to(device),
-            target_vocab_size=checkpoint.vocab_size,
-            held=held,
-        )
-    load_heads(heads, checkpoint, asked)
+        heads = build_heads(checkpoint, dtype, speculative_config.lmtp_head_dtype)
     scorer = None
     if speculative_config.lmtp_scorer != "none":
         output = heads.output(0)
         shard = output.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
         scorer = build_scorer(checkpoint, start, end, output.num_embeddings_per_partition, dtype)
-        speed_up(scorer, int8=held == torch.int8 and _has_int8_term(checkpoint))
+        stored = stored_output(checkpoint, start, end, output.num_embeddings_per_partition)
+        speed_up(scorer, stored if heads.products else None)
     if scorer is not None:
         heads.add_module("scorer", scorer.to(device))
     confidence = None
@@ -142,7 +114,7 @@ def build_drafter(
         schedule.stride,
         speculative_config.num_speculative_tokens,
         heads.num_bytes / 1e6,
-        str(held).removeprefix("torch."),
+        str(heads.held).removeprefix("torch."),
         "none" if scorer is None or checkpoint.scorer is None else checkpoint.scorer.kind,
         speculative_config.lmtp_copy,
         speculative_config.model,
@@ -151,22 +123,6 @@ def build_drafter(
     )
     decoder = BackwardDecoder(schedule, heads, history, scorer, copying)
     return Drafter(decoder, heads, confidence, speculative_config.lmtp_draft_temperature)
-
-
-def _kept(checkpoint: HeadsCheckpoint) -> tuple[Collection[torch.dtype], torch.dtype | None]:
-    """Quantised dtypes that this device multiplies by, and the one that is best left as stored."""
-    if has_kernels():
-        return QUANTISED.values(), None
-    if not can_multiply():
-        return (), None
-    stored = checkpoint.tensors[output_name(0)].dtype
-    return (torch.int8,), torch.int8 if stored == INT8 else None
-
-
-def _has_int8_term(checkpoint: HeadsCheckpoint) -> bool:
-    if checkpoint.scorer is None or checkpoint.scorer.kind == TABLE:
-        return False
-    return checkpoint.tensors[tensor_name(checkpoint.scorer.kind, OUTPUT)].dtype == INT8
 
 
 def _copying(

@@ -74,7 +74,7 @@ class LeapHeads(nn.Module):
         held: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        held = held or dtype
+        self.held = held = held or dtype
         self.kernels = held in QUANTISED.values() or (held in HALVES and has_kernels())
         self.num_layers = num_layers
         self.target_vocab_size = target_vocab_size or vocab_size
@@ -101,11 +101,11 @@ class LeapHeads(nn.Module):
         self.requires_grad_(False)
 
     def pack_int8(self) -> None:
-        """Multiply by the matrices as CPUs do, once they are filled."""
-        self.products = [
-            Int8Product(self.output(head).weight.data, scales.data)
-            for head, scales in enumerate(self.scales)
-        ]
+        """Multiply by int8 matrices as CPUs do, once they are filled; only packed ones are kept."""
+        for head, scales in enumerate(self.scales):
+            weight = self.output(head).weight
+            self.products.append(Int8Product(weight.data, scales.data))
+            weight.data = weight.data.new_empty(0, weight.shape[1])
 
     def output(self, head: int) -> Any:
         """The `ParallelLMHead` of a head."""
@@ -114,7 +114,8 @@ class LeapHeads(nn.Module):
     @property
     def num_bytes(self) -> int:
         """Bytes of this rank's head weights."""
-        return sum(p.numel() * p.element_size() for p in self.parameters())
+        packed = sum(product.num_bytes for product in self.products)
+        return packed + sum(p.numel() * p.element_size() for p in self.parameters())
 
     def top_tokens(self, rows: torch.Tensor, num_heads: int) -> torch.Tensor:
         """The most likely token of each of the first `num_heads` heads on each row.

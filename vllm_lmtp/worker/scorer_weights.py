@@ -61,6 +61,34 @@ def build_scorer(
     return MarkovScorer(embed, output, rows)
 
 
+def stored_output(
+    checkpoint: HeadsCheckpoint, start: int, end: int, padded: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """This rank's rows of a term's output matrix as they are stored, where that is int8.
+
+    Args:
+        start, end, padded: as in `build_scorer`.
+
+    Returns:
+        int8 [..., padded, r] and scales [..., padded] float32, rows of padding 0; None where there
+        is no trained term, or none in int8.
+
+    Raises:
+        LMTPError: a scale is not finite.
+    """
+    if checkpoint.scorer is None or checkpoint.scorer.kind == TABLE:
+        return None
+    name = tensor_name(checkpoint.scorer.kind, OUTPUT)
+    if checkpoint.tensors[name].dtype != INT8:
+        return None
+    whole, scales = (read_tensor(checkpoint, n) for n in (name, f"{name}_scale"))
+    values = whole.new_zeros(*whole.shape[:-2], padded, whole.shape[-1])
+    values[..., : end - start, :] = whole[..., start:end, :]
+    rows = torch.zeros(values.shape[:-1], dtype=torch.float32)
+    rows[..., : end - start] = finite(checkpoint, f"{name}_scale", scales[..., start:end].float())
+    return values, rows
+
+
 def term_matrix(checkpoint: HeadsCheckpoint, part: str, dtype: torch.dtype) -> torch.Tensor:
     """A matrix of a trained term in `dtype`, dequantised where it is int8.
 

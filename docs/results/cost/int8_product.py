@@ -2,7 +2,8 @@
 
     python docs/results/cost/int8_product.py OUTPUT.json
 
-int8 is vLLM's own kernel (oneDNN; the states are quantised at each call), packed as vLLM packs.
+float32 and bfloat16 as vLLM packs and multiplies them, int8 as heads are served (cpu_int8.py), and
+as vLLM serves int8 matrices, whose rows are rounded once.
 """
 
 from __future__ import annotations
@@ -16,34 +17,45 @@ from collections.abc import Callable
 import torch
 from vllm import _custom_ops as ops
 
+from vllm_lmtp.formats.int8 import quantise_rows
+from vllm_lmtp.worker.cpu_int8 import Int8Product
+
 INPUTS, OUTPUTS = 576, 16384
 ROWS = (1, 2, 4, 8, 16, 64)
 ROUNDS = 40
 
 
-def product(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-    weight = torch.randn(OUTPUTS, INPUTS)
-    if dtype == torch.int8:
-        scales = weight.abs().amax(1) / 127
-        whole = (weight / scales[:, None]).round().to(torch.int8)
-        handler = ops.create_onednn_scaled_mm(
-            whole.t(), scales.float(), torch.float32, dynamic_quant=True, use_azp=False
-        )
+Product = Callable[[torch.Tensor], torch.Tensor]
 
-        def multiply(rows: torch.Tensor) -> torch.Tensor:
-            quantised, scale, _ = ops.onednn_scaled_int8_quant(rows)
-            output = torch.empty(len(rows), OUTPUTS)
-            return ops.onednn_scaled_mm(handler, quantised, output, scale, None, None, None)
 
-        return multiply
-    handler = ops.create_onednn_mm(weight.to(dtype).t())
+def packed(dtype: torch.dtype) -> Product:
+    handler = ops.create_onednn_mm(torch.randn(OUTPUTS, INPUTS).to(dtype).t())
     return lambda rows: ops.onednn_mm(handler, rows.to(dtype), None)
+
+
+def rounded_once() -> Product:
+    values, scales = quantise_rows(torch.randn(OUTPUTS, INPUTS))
+    handler = ops.create_onednn_scaled_mm(
+        values.t(), scales, torch.float32, dynamic_quant=True, use_azp=False
+    )
+
+    def multiply(rows: torch.Tensor) -> torch.Tensor:
+        assert len(scales) == OUTPUTS  # kept, since the kernel reads them
+        quantised, scale, _ = ops.onednn_scaled_int8_quant(rows)
+        output = torch.empty(len(rows), OUTPUTS)
+        return ops.onednn_scaled_mm(handler, quantised, output, scale, None, None, None)
+
+    return multiply
 
 
 def main() -> None:
     torch.manual_seed(0)
-    products = {str(d).removeprefix("torch."): product(d) for d in (
-        torch.float32, torch.bfloat16, torch.int8)}  # fmt: skip
+    products: dict[str, Product] = {
+        "float32": packed(torch.float32),
+        "bfloat16": packed(torch.bfloat16),
+        "int8": Int8Product(*quantise_rows(torch.randn(OUTPUTS, INPUTS))),
+        "int8, rounded once": rounded_once(),
+    }
     found: dict[str, dict[str, float]] = {name: {} for name in products}
     # Other work between two products of one matrix, as between two drafts: 64 MB of it.
     other = torch.randn(16 << 20)
