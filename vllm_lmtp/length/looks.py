@@ -17,9 +17,10 @@ from vllm_lmtp.length.sizes import Size, Weighed
 
 CURIOUS = 1.5
 """Standard errors a length is given the benefit of when it is asked whether to look at it."""
-SHORT_GAP, GAP = 2, 10
+SHORT_GAP, GAP, CLEARLY = 2, 10, 0.02
 """Steps between looks at least: the former while a size is young, and where the other length seems
-better already, so that a look is rather won than lost. Others are at most one step in 12."""
+better already by such a share, so that a look is rather won than lost. Others are at most one step
+in 12."""
 EVERY = 4
 """Once a size is not young, steps after which it is asked again whether to look."""
 COPIES_TURN = 3
@@ -106,16 +107,19 @@ class Looks:
         wanted = _wanted(size, unseen)
         if not wanted:
             return None
-        cheapest: dict[Kind, float] = {}
+        # Cheap looks at copies must not keep one from saving for heads. Plain decoding is looked at
+        # where that is cheap, which is where it is nearly as good.
+        cheapest: dict[bool, float] = {}
         for look in wanted:
-            cheapest[look.kind] = min(look.feared, cheapest.get(look.kind, look.feared))
-        self.budget.save_for(max(cheapest.values()))
+            heads = look.kind == Kind.HEADS
+            cheapest[heads] = min(look.feared, cheapest.get(heads, look.feared))
+        self.budget.save_for(cheapest.get(True, min(cheapest.values())))
         allowed = [look for look in wanted if self.budget.allows(look.feared)]
         # Such looks may follow each other closely, but others get their turn.
         of_any = young or self._since_any > GAP
         if not of_any:
-            used = size.of(size.length).rate
-            allowed = [look for look in allowed if look.other.rate > used]
+            least = (1 + CLEARLY) * size.of(size.length).rate
+            allowed = [look for look in allowed if look.other.rate > least]
         if not allowed:
             return None
         chosen = self._most_promising(allowed)
