@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 RESULTS = Path(__file__).parents[1] / "results"
-ALONE, COPIES, NGRAM = "#f2c28f", "#d97706", "#6b7280"
+ALONE, COPIES, NGRAM, SUFFIX = "#f2c28f", "#d97706", "#6b7280", "#7c9cbf"
 SHORT = {
     "Multi-turn Conversation": "chat",
     "Translation": "translation",
@@ -65,9 +65,13 @@ def _greedy(file: Path, name: str) -> dict[str, Any]:
 
 def _speeds(axes: Any) -> None:
     """Speed over plain decoding by number of streams, median and range of the rounds."""
-    file = RESULTS / "draft-length" / "smollm2" / "speed.json"
+    file = RESULTS / "draft-length" / "smollm2-int8" / "speed.json"
     cells = json.loads(file.read_text(encoding="utf-8"))["speed"]
-    names = {"automatic": ("vllm-lmtp, by default", COPIES), "ngram": ("ngram, 5 drafts", NGRAM)}
+    names = {
+        "automatic": ("vllm-lmtp, by default", COPIES),
+        "ngram": ("ngram, 5 drafts", NGRAM),
+        "suffix": ("suffix decoding", SUFFIX),
+    }
     for method, (name, colour) in names.items():
         found = [c for c in cells if c["method"] == method]
         middle = [c["speed_up"]["median"] for c in found]
@@ -81,7 +85,7 @@ def _speeds(axes: Any) -> None:
     axes.set_xticks(ticks, map(str, ticks))
     axes.set_xlabel("requests at once")
     axes.set_ylabel("speed over plain decoding")
-    axes.set_title("on two CPU cores, with the heads shipped before", fontsize=9)
+    axes.set_title("SmolLM2-135M, two CPU cores", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
 
 

@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--head-dtype", default="auto", metavar="DTYPE", help="lmtp_head_dtype")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--output", type=Path, required=True, metavar="JSON")
     return parser
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dtype = getattr(torch, args.dtype)
     runs = []
     with torch.inference_mode(), one_process():
-        ways = decoders(args.heads, dtype, max(args.requests))
+        ways = decoders(args.heads, dtype, max(args.requests), args.head_dtype)
         for threads in args.threads:
             torch.set_num_threads(threads)
             for requests in args.requests:
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(line(runs[-1]), file=sys.stderr)
     source = provenance(["eval.measurements.draft_cost", *words], seed=0)
     source["command"] = source["command"].replace("vllm-lmtp ", "python -m vllm_lmtp.", 1)
-    result = {"kind": "draft_cost", "dtype": args.dtype, "rounds": args.rounds, "runs": runs}
+    dtypes = {"dtype": args.dtype, "head_dtype": args.head_dtype}
+    result = {"kind": "draft_cost", **dtypes, "rounds": args.rounds, "runs": runs}
     with room_for(args.output):
         write_json(args.output, result | {"provenance": source})
     return 0
@@ -90,7 +92,7 @@ def one_process() -> Iterator[None]:
 
 
 def decoders(
-    folders: Sequence[Path], dtype: torch.dtype, requests: int
+    folders: Sequence[Path], dtype: torch.dtype, requests: int, head_dtype: str = "auto"
 ) -> dict[str, BackwardDecoder]:
     """One for each folder, by the kind of its scorer, and the first one's heads without any.
 
@@ -99,7 +101,7 @@ def decoders(
     found: dict[str, BackwardDecoder] = {}
     for folder in folders:
         checkpoint = read_checkpoint(folder)
-        heads = build_heads(checkpoint, dtype)
+        heads = build_heads(checkpoint, dtype, head_dtype)
         history = LazyHistory(
             requests, checkpoint.schedule.stride, checkpoint.hidden_size, dtype, "cpu"
         )

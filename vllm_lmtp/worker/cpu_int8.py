@@ -1,9 +1,9 @@
 """Products with int8 matrices on CPUs that multiply int8 (AVX512-VNNI), by vLLM's oneDNN kernel.
 
-For few rows a product costs what reading its matrix does, and a quarter of float32's bytes stays in
-the caches where that does not. The kernel takes rows in int8 as well, and rounding them alone would
-cost a tenth of SmolLM2's best tokens. So each row goes in twice: rounded, and what the rounding
-left, with a scale of its own. Both read the matrix once.
+For few rows a product costs what reading its matrix does, and int8 has a quarter of float32's bytes
+(docs/results/cost.md, int8 on CPUs). The kernel takes rows in int8 as well, and rounding them alone
+would cost a tenth of SmolLM2's best tokens. So each row goes in twice: rounded, and what the
+rounding left, with a scale of its own. Both read the matrix once.
 """
 
 from __future__ import annotations

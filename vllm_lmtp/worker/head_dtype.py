@@ -32,7 +32,7 @@ def chosen_dtype(
     Args:
         asked: `lmtp_head_dtype`; "auto" is the model's dtype, since rounding may cost acceptance
             and, from batch 64 on, undoing it on a GPU costs time (docs/gpu.md). On a CPU int8 that
-            is stored stays int8, which is faster at every batch and rounds nothing more.
+            is stored stays int8: that is the fastest for few rows, and rounds nothing more.
         model: the dtype that the target runs in.
         kept: quantised dtypes that this device multiplies by.
         stored: the dtype that "auto" leaves as it is, if it can.
