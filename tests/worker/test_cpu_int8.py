@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from vllm.utils.torch_utils import set_default_torch_dtype
 
 from tests.support import folders
 from tests.support.one_rank_world import one_process_world  # noqa: F401
@@ -44,6 +45,16 @@ def test_it_is_the_product_up_to_rounding(
     assert (found.dtype, found.shape) == (torch.float32, (count, outputs))
     assert (found - exact).norm() <= 1e-3 * exact.norm()
     assert (product(rows) == found).all()
+
+
+def test_it_is_made_while_the_default_is_the_dtype_of_the_target() -> None:
+    rows = torch.randn(3, 64)
+    with set_default_torch_dtype(torch.bfloat16):
+        values, scales, product = made(100, 64)
+        found = product(rows)
+    exact = rows.double() @ (values.double() * scales.double()[:, None]).T
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() <= 1e-2 * exact.norm()
 
 
 def test_a_row_is_the_same_beside_others() -> None:

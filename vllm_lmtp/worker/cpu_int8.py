@@ -42,7 +42,7 @@ class Int8Product:
         self._ops = ops
         self._outputs = len(values)
         self._scales = scales.float().contiguous()
-        self._rows_have_none = torch.ones(1)
+        self._rows_have_none = torch.ones(1, dtype=torch.float32)
         self._handler = ops.create_onednn_scaled_mm(
             values.contiguous().t(), self._scales, torch.float32, dynamic_quant=False, use_azp=False
         )
