@@ -158,7 +158,9 @@ def _wanted(size: Size, unseen: Mapping[Kind, bool]) -> list[_Look]:
             continue
         feared = other.seconds + other.seconds_error - other.tokens / used.rate
         feared *= steps_of(other.length)
-        benefit = other.rate * (1 + CURIOUS * other.error) / used.rate
+        # A look at plain decoding tells what its step takes; how many tokens it has is known.
+        error = other.error if other.length else other.seconds_error / other.seconds
+        benefit = other.rate * (1 + CURIOUS * error) / used.rate
         hoped = 0.0
         if unseen[kind_of(other.length)]:
             hoped = other.hoped / other.seconds / used.rate if other.length else SURELY
