@@ -23,12 +23,8 @@ ROOM_FOR_PROMPT = 128
 # Two hundred steps, which is what finding a draft length takes.
 WARM_UPS = 3
 
-# Streams that go on: as an answer ends, the next begins. Were all asked once, the slowest answers
-# alone would decide, for a step of few requests takes nearly as long as one of many.
-WAVES = 3
-
-# Turns of the engines in a round, for what else the machine does.
-TURNS = 2
+# All prompts at once are answered in a fraction of the time that one by one they take.
+BATCHES = 4
 
 HEADS_ALONE = {"lmtp_scorer": "none", "lmtp_copy": "off"}
 """The heads as published: each place's own best token drafted."""
@@ -86,7 +82,7 @@ def compare(
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds} ...")
         single.append(pair.generate_one_by_one(prompts))
-        batch.append(pair.generate_together(prompts))
+        batch.append(pair.generate_together(prompts, BATCHES))
     lengths = pair.lmtp.draft_lengths()
     runner = 2 if pair.lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
     pair.close()
@@ -155,11 +151,11 @@ class Pair:
             self.lmtp.generate(prompts, *self.params),
         )
 
-    def generate_together(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
-        """As many streams as there are prompts, each asked several times, in turns."""
+    def generate_together(self, prompts: Sequence[Any], times: int) -> tuple[Run, Run]:
+        """All prompts at once, so many times, in turns."""
         plain, lmtp = Run(), Run()
-        for _ in range(TURNS):
-            one, other = self.generate([*prompts] * WAVES)
+        for _ in range(times):
+            one, other = self.generate(prompts)
             plain.add(one)
             lmtp.add(other)
         return plain, lmtp
