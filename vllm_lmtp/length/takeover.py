@@ -11,8 +11,9 @@ PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0
 all than for a longer draft, and for that more than for a shorter one; plain decoding takes over as
 soon as it seems best. For being slower than plain decoding is worse than missing a small gain."""
 COPIES_BETTER, COPIES_SURE = 0.005, 0.3
-"""The same of copies alone, which cost little where they are wrong: only what is worth its row is
-verified, and nothing is where the text is silent."""
+"""The same of copies alone against heads, and how sure they must be against anything. They cost
+little where they are wrong: only what is worth its row is verified, and nothing is where the text
+is silent."""
 
 
 def least_gain(used: int, other: Weighed, lengths: Sequence[int]) -> float:
@@ -22,7 +23,7 @@ def least_gain(used: int, other: Weighed, lengths: Sequence[int]) -> float:
         used: the length in use. lengths: all, in their order.
     """
     if other.length < 0:
-        return COPIES_BETTER + COPIES_SURE * other.error
+        return (COPIES_BETTER if used else PAYS) + COPIES_SURE * other.error
     if not other.length:
         return 0.0 if used > 0 else BETTER
     if not used:
