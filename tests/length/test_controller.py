@@ -91,7 +91,7 @@ def test_copies_alone_where_they_are_best(curve: str, streams: int, copies: Copi
     for seed in range(12):
         done = run(Controller(6, choices), of, choices, steps=600, seed=seed)
         speeds.append(done.of_best(done.at[SETTLED]))
-    assert sum(speeds) / len(speeds) >= 0.94
+    assert sum(speeds) / len(speeds) >= 0.95
 
 
 @pytest.mark.parametrize("curve", ["memory-bound", "two cores"])

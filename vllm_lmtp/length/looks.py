@@ -23,7 +23,7 @@ better already by such a share, so that a look is rather won than lost. Others a
 in 12."""
 EVERY = 4
 """Once a size is not young, steps after which it is asked again whether to look."""
-COPIES_TURN = 3
+COPIES_TURN = 2
 """Looks at heads after which copies alone are looked at, where they may be better at all."""
 PLAIN_STEPS = 3
 """Steps that a look at plain decoding takes, of which the first still verifies drafts."""
