@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_lmtp import is_lmtp
 from vllm_lmtp.patches.record import Binding, Patch, around
+from vllm_lmtp.worker.travelling import CARRIED, carry
 
-CARRIED = "lmtp_draft_token_ids"
-"""Attribute of `ModelRunnerOutput` that takes the drafts along; it is pickled with the tokens."""
-EXECUTOR = "vllm.v1.executor.multiproc_executor"
+EXECUTORS = {"uniproc_executor": "UniProcExecutor", "multiproc_executor": "MultiprocExecutor"}
 
 
 def _send(wrapped: Any, worker: Any, args: Any, kwargs: Any) -> Any:
     output = wrapped(*args, **kwargs)
-    config = worker.vllm_config
-    ours = is_lmtp(config.speculative_config)
-    told = getattr(output, "model_runner_output", output)
-    # Scheduled asynchronously, drafts stay on the device. Ranks that sampled nothing name no
-    # request, in an output that vLLM shares between steps.
-    if ours and not config.scheduler_config.async_scheduling and getattr(told, "req_ids", None):
-        setattr(told, CARRIED, _without_empty(worker.take_draft_token_ids()))
+    carry(worker, output)
     return output
-
-
-def _without_empty(drafts: Any) -> Any:
-    """Where no request has a draft none is named, as the scheduler has none to take back."""
-    return drafts if drafts is None or any(drafts.draft_token_ids) else type(drafts)([], [])
 
 
 def _receive(wrapped: Any, executor: Any, args: Any, kwargs: Any) -> Any:
@@ -43,15 +30,18 @@ def _take(wrapped: Any, executor: Any, args: Any, kwargs: Any) -> Any:
 PATCH = Patch(
     name="draft_tokens",
     why="Scheduled synchronously, vLLM asks the workers for their drafts by a call of its own "
-    "after each step, wanted or not: a millisecond on two cores, where plain decoding's step may "
-    "take ten.",
+    "after each step, wanted or not: a millisecond between processes on two cores, where plain "
+    "decoding's step may take ten. Then it looks at every request, drafts or not.",
     bindings=(
         Binding("vllm.v1.worker.gpu_worker", "Worker.sample_tokens", around(_send)),
-        Binding(EXECUTOR, "MultiprocExecutor.sample_tokens", around(_receive)),
-        Binding(EXECUTOR, "MultiprocExecutor.take_draft_token_ids", around(_take)),
+        *(
+            Binding(f"vllm.v1.executor.{module}", f"{executor}.{method}", around(wrapper))
+            for module, executor in EXECUTORS.items()
+            for method, wrapper in (("sample_tokens", _receive), ("take_draft_token_ids", _take))
+        ),
     ),
     written_against="vllm/v1/worker/gpu_worker.py, vllm/v1/executor/multiproc_executor.py, "
-    "vllm/v1/engine/core.py, EngineCore.post_step (0.32.0, 0.33.0)",
+    "uniproc_executor.py, vllm/v1/engine/core.py, EngineCore.post_step (0.32.0, 0.33.0)",
     upstream="not reported yet; ngram decoding pays it as well",
     remove_when="vLLM returns drafts with the sampled tokens, or always schedules asynchronously",
 )

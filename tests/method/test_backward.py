@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vllm_lmtp.method.backward import BackwardDecoder
-from vllm_lmtp.method.choice import Best, Meter
+from vllm_lmtp.method.best import Best
+from vllm_lmtp.method.choice import Meter, Simply, Sought
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import NO_TOKEN, Copied, Copying, Origin, by_length
 from vllm_lmtp.method.history import History
@@ -34,12 +35,19 @@ class TellingHeads:
         row = 10000 * head + (rows[:, 0] * 100 + rows[:, 1]).long()
         return torch.nn.functional.one_hot(row, TOKENS)
 
+    def seek(self, tokens: torch.Tensor) -> Sought:
+        return Sought(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+
     def best_beside(
-        self, scores: torch.Tensor, tokens: torch.Tensor
+        self, scores: torch.Tensor, sought: Sought
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         likely = scores.log_softmax(dim=1)
-        beside = likely.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        beside = likely.gather(1, sought.rows).squeeze(1)
         return likely.argmax(dim=1), likely.amax(dim=1), beside
+
+
+LIKELIEST = Simply(lambda scores, place: scores.argmax(dim=-1))
+"""It knows no texts and notes nothing."""
 
 
 class SilentHeads:
@@ -140,7 +148,7 @@ def test_heads_that_would_fill_hopeless_places_are_not_computed(stop: int) -> No
 
     one, nothing = torch.tensor([9]), torch.tensor([0])
     step = (rows(0, 0, 9), nothing, one, nothing, nothing)
-    got = decoder.draft(*step, 6, None, lambda scores, *_: scores.argmax(dim=-1), worth)
+    got = decoder.draft(*step, 6, None, LIKELIEST, worth)
     assert got.tolist() == [expected(0, 8, 2, stop)]
     assert decoder.heads.computed == list(range(stop // 2))
     assert asked == [filled for filled in (2, 4) if filled <= stop]
@@ -264,5 +272,5 @@ def test_a_drawn_draft_asks_the_heads_whatever_the_texts_say() -> None:
     """A draw may leave the text, and the rejection sampler must know what it was drawn from."""
     decoder = make_decoder(2, 2)
     decoder.copying = copying_of(r0=[7, 8, 9, 10])
-    draft(decoder, [(0, 0, 5, 0)], 4, choose=lambda scores, *_: scores.argmax(1), may_look=True)
+    draft(decoder, [(0, 0, 5, 0)], 4, choose=LIKELIEST, may_look=True)
     assert decoder.heads.computed == [0, 1]

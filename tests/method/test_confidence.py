@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
-from vllm_lmtp.method.choice import Best, Drawn, Meter
+from vllm_lmtp.method.best import Best
+from vllm_lmtp.method.choice import Meter
 from vllm_lmtp.method.confidence import Confidence, log_odds, most_worth, worth_verifying
+from vllm_lmtp.method.drawn import Drawn
 from vllm_lmtp.runner_v1.drawing import Drawing
 
 
@@ -28,16 +30,18 @@ def test_log_odds_are_finite(log_probability: float) -> None:
 def test_every_place_has_its_line() -> None:
     confidence = Confidence([(1.0, 0.0), (0.5, -1.0)], places=2)
     p = torch.tensor([0.2, 0.8])
-    assert torch.allclose(confidence.at(0, p.log()), p)
+    assert torch.allclose(confidence.at(slice(1), p.log().unsqueeze(1))[:, 0], p)
     odds = 0.5 * torch.log(p / (1 - p)) - 1
-    assert torch.allclose(confidence.at(1, p.log()), torch.sigmoid(odds))
+    assert torch.allclose(confidence.at(slice(1, 2), p.log().unsqueeze(1))[:, 0], odds.sigmoid())
+    both = confidence.at(slice(2), p.log().unsqueeze(1).expand(-1, 2))
+    assert torch.allclose(both, torch.stack([p, odds.sigmoid()], dim=1))
 
 
 def test_without_lines_the_heads_are_taken_at_their_word() -> None:
     p = torch.tensor([0.03, 0.6, 0.99])
     confidence = Confidence([], places=3)
-    for place in range(3):
-        assert torch.allclose(confidence.at(place, p.log()), p, atol=1e-6)
+    found = confidence.at(slice(3), p.log().unsqueeze(1).expand(-1, 3))
+    assert torch.allclose(found, p.unsqueeze(1).expand(-1, 3), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +70,21 @@ def scores() -> torch.Tensor:
 
 def test_both_choosers_note_how_likely_the_best_token_is() -> None:
     """Drawn tokens must not decide whether they are verified, or the output would drift."""
-    found = scores()
-    shares = found.softmax(-1)
-    into = torch.zeros(6, 3)
-    meter = Meter(Confidence([], 3), into)
-    best = Best(OneRank(), meter)(found, 1)
-    assert best.tolist() == found.argmax(-1).tolist()
-    assert torch.allclose(into[:4, 1], shares.amax(-1), atol=1e-6)
-    drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), 0.5, meter)(found, 2)
-    assert drawn.tolist() == found.argmin(-1).tolist()
-    assert torch.allclose(into[:4, 2], shares.amax(-1), atol=1e-6)
-    assert not into[:, 0].any()
-    assert not into[4:].any()
+    found = [scores(), 2 * scores(), -scores()]
+    meters = [Meter(Confidence([], 4), torch.zeros(6, 4)) for _ in range(2)]
+    best = Best(OneRank(), meters[0]).begin(None)
+    drawn = Drawn(OneRank(), lambda whole, place: whole.argmin(-1), 0.5, meters[1]).begin(None)
+    for place, place_scores in enumerate(found):
+        assert best(place_scores, place).tolist() == place_scores.argmax(-1).tolist()
+        assert drawn(place_scores, place).tolist() == place_scores.argmin(-1).tolist()
+        if place != 1:  # as between heads: what is noted at once is what came since
+            best.settle()
+            drawn.settle()
+    shares = torch.stack([s.softmax(-1).amax(-1) for s in found], dim=1)
+    for meter in meters:
+        assert torch.allclose(meter.into[:4, :3], shares, atol=1e-6)
+        assert not meter.into[:, 3].any()
+        assert not meter.into[4:].any()
 
 
 def test_drawing_keeps_what_it_drew_from() -> None:
@@ -98,7 +105,7 @@ def test_drawing_keeps_what_it_drew_from() -> None:
 def test_a_draft_temperature_is_a_share_of_the_requests() -> None:
     """What the rejection sampler is given is what the token was drawn from."""
     drawing = Drawing(torch.tensor([0.0, 0.5, 1.0, 2.0]), {})
-    best = Drawn(OneRank(), drawing, 0.6)(scores(), 0)[0]
+    best = Drawn(OneRank(), drawing, 0.6).begin(None)(scores(), 0)[0]
     assert best == scores()[0].argmax()
     kept = drawing.probabilities()
     assert kept is not None

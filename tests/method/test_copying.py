@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.copy_search import CopiedDraft, continuation, longest_match
-from vllm_lmtp.method.choice import Best, Drawn, Meter, mixed
+from vllm_lmtp.method.best import Best
+from vllm_lmtp.method.choice import Filling, Meter, Sought, mixed
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import (
     NO_TOKEN,
@@ -23,6 +24,7 @@ from vllm_lmtp.method.copying import (
     copies_alone,
     newest_first,
 )
+from vllm_lmtp.method.drawn import Drawn
 
 PLACES = 5
 VOCAB = 6
@@ -102,12 +104,15 @@ class GivenTexts:
 class FewTokens:
     """Heads that can name some of the target's tokens."""
 
+    def seek(self, tokens: torch.Tensor) -> Sought:
+        return Sought(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+
     def best_beside(
-        self, scores: torch.Tensor, tokens: torch.Tensor
+        self, scores: torch.Tensor, sought: Sought
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         whole = self.over_target_tokens(scores.log_softmax(dim=1))
         best = whole.argmax(dim=1)
-        return best, whole.amax(dim=1), whole.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return best, whole.amax(dim=1), whole.gather(1, sought.rows).squeeze(1)
 
     def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
         whole = torch.full((len(scores), VOCAB), float("-inf"))
@@ -120,6 +125,17 @@ def copying_of(texts: list[list[int]], never: tuple[int, ...] = ()) -> Copying:
     odds = by_length(ODDS, 1, len(ODDS))
     accuracy = by_length(ACCURACY, 1, len(ACCURACY), none=0.0)
     return Copying(GivenTexts(texts), odds, accuracy, VOCAB, sources, never)
+
+
+def whole_draft(filling: Filling, scores: torch.Tensor) -> torch.Tensor:
+    """A whole draft of the scores of its places; settled once between them."""
+    places = []
+    for place, found in enumerate(scores):
+        places.append(filling(found, place))
+        if place == 1:
+            filling.settle()
+    filling.settle()
+    return torch.stack(places, dim=1)
 
 
 def opinion_of(scores: torch.Tensor) -> dict[int, float]:
@@ -141,7 +157,7 @@ def test_drafts_are_those_of_the_mixture(texts: list[list[int]], seed: int) -> N
     into = torch.zeros(len(texts), PLACES)
     chooser = Best(FewTokens(), Meter(Confidence(lines, PLACES), into))  # type: ignore[arg-type]
     copy = copying.begin(torch.arange(len(texts)), PLACES)
-    drafts = torch.stack([chooser(scores[p], p, copy) for p in range(PLACES)], dim=1)
+    drafts = whole_draft(chooser.begin(copy), scores)
     for row, text in enumerate(texts):
         held = CopiedDraft(text, PLACES, ODDS, VOCAB)
         for place in range(PLACES):
@@ -177,7 +193,9 @@ def test_what_is_drawn_is_drawn_from_the_mixture() -> None:
 
     scores = torch.randn(2, len(NAMED))
     copy = copying.begin(torch.arange(2), PLACES)
-    assert Drawn(FewTokens(), draw)(scores, 0, copy).tolist() == [2, 0]  # type: ignore[arg-type]
+    filling = Drawn(FewTokens(), draw).begin(copy)  # type: ignore[arg-type]
+    assert filling(scores, 0).tolist() == [2, 0]
+    filling.settle()
     weight = 1 / (1 + math.exp(-ODDS[1]))
     alone = FewTokens().over_target_tokens(scores).softmax(dim=1)
     expected = (1 - weight) * alone[0]
@@ -256,7 +274,7 @@ def test_the_places_it_shows_are_those_copies_alone_would_fill(texts: list[list[
     scores = torch.randn(PLACES, count, len(NAMED), generator=torch.Generator().manual_seed(count))
     merging, alone = copying_of(texts), copying_of(texts)
     chooser, copy = Best(FewTokens(), None), merging.begin(torch.arange(count), PLACES)  # type: ignore[arg-type]
-    drafts = torch.stack([chooser(scores[p], p, copy) for p in range(PLACES)], dim=1)
+    drafts = whole_draft(chooser.begin(copy), scores)
     left_to_text = alone.begin(torch.arange(count), PLACES)
     copies = chooser.copies(left_to_text)
     for row in range(count):

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
-from vllm_lmtp.patches.draft_tokens import _receive, _send, _take
+from vllm_lmtp.patches.draft_tokens import PATCH, _receive, _send, _take
 
 DRAFTS = DraftTokenIds(["a", "b"], [[1, 2], []])
 
@@ -84,3 +87,11 @@ def test_drafts_of_a_step_never_serve_the_next() -> None:
     _receive(lambda: sent(make_worker(), make_output("a")), executor, (), {})
     _receive(make_output, executor, (), {})
     assert _take(lambda: None, executor, (), {}) is None
+
+
+@pytest.mark.parametrize("executor", [UniProcExecutor, MultiprocExecutor])
+def test_executors_that_ask_in_their_own_way_are_bound(executor: type[Executor]) -> None:
+    """Each defines both methods, so none is reached through its base."""
+    for method in ("sample_tokens", "take_draft_token_ids"):
+        assert method in vars(executor)
+        assert f"{executor.__name__}.{method}" in {b.attribute for b in PATCH.bindings}

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from vllm_lmtp.formats.scorer_tensors import ScorerFacts
-from vllm_lmtp.method.choice import Best, Drawn
+from vllm_lmtp.method.best import Best
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import DEFAULT_LOG_ODDS, Copying
+from vllm_lmtp.method.drawn import Drawn
 from vllm_lmtp.worker.drafter import Drafter, _copying, placeholders
 
 PLACES, REQS, VOCAB = 4, 3, 50

@@ -357,7 +357,7 @@ def test_the_best_token_and_how_likely_another_is(
     shares[:, ids] = logits(tensors, 1, rows, 1).log_softmax(-1)
 
     def call(heads):  # type: ignore[no-untyped-def]
-        return heads.best_beside(heads.logits(rows, 1), tokens)
+        return heads.best_beside(heads.logits(rows, 1), heads.seek(tokens.unsqueeze(1)))
 
     for best, of_best, of_tokens in [call(load(folder, torch.float32))] * (
         tp_size == 1

@@ -16,7 +16,8 @@ from typing import Protocol
 
 import torch
 
-from vllm_lmtp.method.choice import Best, Choose
+from vllm_lmtp.method.best import Best
+from vllm_lmtp.method.choice import Choose
 from vllm_lmtp.method.copying import Copying, DraftedCopy
 from vllm_lmtp.method.history import History
 from vllm_lmtp.method.leap import LeapSchedule
@@ -178,8 +179,7 @@ class BackwardDecoder:
         if choose is None or choose.meter is None:
             return ordered(self.heads.top_tokens(flat, num_heads))
         top, likely = choose.heads.top_with_log_probability(flat, num_heads)
-        for place, log_probability in enumerate(ordered(likely).unbind(dim=1)):
-            choose.meter.note(place, log_probability)
+        choose.meter.note(slice(num_drafts), ordered(likely))
         return ordered(top)
 
     def fill(
@@ -204,10 +204,14 @@ class BackwardDecoder:
         num_reqs, stride, size = states.shape
         previous = sampled
         known = states[:, -1] if self.scorer is None else self.scorer.begin(states[:, -1])
+        filling = None if choose is None else choose.begin(copy)
         draft: list[torch.Tensor] = []
         for head in range(self.schedule.heads_needed(num_drafts)):
-            if head and worth is not None and not worth(len(draft), rows):
-                break
+            if head and worth is not None:
+                if filling is not None:
+                    filling.settle()
+                if not worth(len(draft), rows):
+                    break
             logits = self.heads.logits(states.reshape(-1, size), head)
             by_lag = logits.reshape(num_reqs, stride, -1)
             for inner in range(min(stride, num_drafts - len(draft))):
@@ -216,9 +220,11 @@ class BackwardDecoder:
                     assert previous is not None
                     known = self.scorer.read(known, previous)
                     scores = self.scorer.add(scores, head, known)
-                if choose is None:
+                if filling is None:
                     previous = self.heads.best_tokens(scores)
                 else:
-                    previous = choose(scores, len(draft), copy)
+                    previous = filling(scores, len(draft))
                 draft.append(previous)
+        if filling is not None:
+            filling.settle()
         return torch.stack(draft, dim=1)

@@ -1,14 +1,17 @@
-"""How the token of a place is chosen once its scores stand: the best one, or one drawn from them.
+"""How the token of a place is chosen once its scores stand: what best.py and drawn.py share.
 
 Where the request's text goes on with a token of its own (copying.py), both opinions are mixed: with
 the weight w of the text's token c, token x has the probability (1 - w) q(x) + w [x = c], q being
 the softmax of the scores. One comparison so decides between heads and text, one confidence comes
 out, and what is drawn is drawn from this very distribution. Outside the heads' vocabulary q is 0.
 
-Knows nothing of vLLM; each runner brings its own way to draw. Beside its choice a chooser may note
-how confident it is.
+A place needs its token before the next one can be filled; whose it is and how sure it is can wait
+and are told of many places at once, since small operations cost by their number.
 
-Shapes: R requests, S this rank's shard of the heads' vocabulary with its padding, V the target's.
+Knows nothing of vLLM; each runner brings its own way to draw.
+
+Shapes: R requests, S this rank's shard of the heads' vocabulary with its padding, V the target's,
+p places.
 """
 
 from __future__ import annotations
@@ -19,14 +22,63 @@ from typing import NamedTuple, Protocol
 import torch
 
 from vllm_lmtp.method.confidence import Confidence
-from vllm_lmtp.method.copying import OUTWEIGHS, DraftedCopy, Evidence, Origin
+from vllm_lmtp.method.copying import OUTWEIGHS, DraftedCopy, Evidence
 
-Choose = Callable[[torch.Tensor, int, DraftedCopy | None], torch.Tensor]
-"""(scores [R, S], place, what the texts say of the draft, if they are asked) -> [R] int64, the
-target tokens drafted at that place."""
+
+class Filling(Protocol):
+    """Fills the places of one draft, in order."""
+
+    def __call__(self, scores: torch.Tensor, place: int) -> torch.Tensor:
+        """Scores [R, S] of a place -> [R] int64, the target tokens drafted there."""
+        ...
+
+    def settle(self) -> None:
+        """Note whose the tokens are that were chosen since the last time, and how sure they are."""
+        ...
+
+
+class Choose(Protocol):
+    """A way to choose tokens."""
+
+    def begin(self, copy: DraftedCopy | None) -> Filling:
+        """A draft begins; copy: what the texts say of it, if they are asked."""
+        ...
+
+
+class Simply:
+    """As `Choose`, by a function of scores and place; it asks no text and notes nothing."""
+
+    def __init__(self, choose: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        self._choose = choose
+
+    def begin(self, copy: DraftedCopy | None) -> Simply:
+        """As `Choose.begin`."""
+        return self
+
+    def __call__(self, scores: torch.Tensor, place: int) -> torch.Tensor:
+        """As `Filling`."""
+        return self._choose(scores, place)
+
+    def settle(self) -> None:
+        """As `Filling.settle`."""
+
 
 Draw = Callable[[torch.Tensor, int], torch.Tensor]
 """(scores [R, V] over the target's tokens, place) -> [R] int64, drawn from their softmax."""
+
+
+class Sought(NamedTuple):
+    """Where this rank's shard of the heads' vocabulary has some target tokens.
+
+    rows: int64 in 0..S-1. elsewhere: bool, whether it has them not.
+    """
+
+    rows: torch.Tensor
+    elsewhere: torch.Tensor
+
+    def at(self, place: int) -> Sought:
+        """Of one place [R, 1], of many [R, p]."""
+        return Sought(*(part[:, place : place + 1] for part in self))
 
 
 class Heads(Protocol):
@@ -46,11 +98,15 @@ class Heads(Protocol):
         """[R, S] -> the best token over all ranks [R] int64, and its log-probability [R]."""
         ...
 
+    def seek(self, tokens: torch.Tensor) -> Sought:
+        """Target tokens [R, p] int64, for `best_beside` of each place."""
+        ...
+
     def best_beside(
-        self, scores: torch.Tensor, tokens: torch.Tensor
+        self, scores: torch.Tensor, sought: Sought
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `best_with_log_probability`, and the log-probability [R] of other target tokens [R],
-        -inf for those that the heads cannot name."""
+        """As `best_with_log_probability`, and the log-probability [R] of other tokens [R, 1], -inf
+        for those that the heads cannot name."""
         ...
 
     def over_target_tokens(self, scores: torch.Tensor) -> torch.Tensor:
@@ -59,45 +115,31 @@ class Heads(Protocol):
 
 
 class Merged(NamedTuple):
-    """What heads and text together hold for the likeliest token of a place.
+    """The likeliest token of the mixture of heads and text.
 
     tokens: [R] int64. from_heads: [R] float32, their log-probability by the heads alone.
-    copied: [R] bool, whether the text goes on with them. decided: [R] bool, whether that was the
-    text's decision and not the heads'.
     """
 
     tokens: torch.Tensor
     from_heads: torch.Tensor
-    copied: torch.Tensor
-    decided: torch.Tensor
 
 
 def merged(
-    best: torch.Tensor, of_best: torch.Tensor, of_copied: torch.Tensor, text: Evidence
+    best: torch.Tensor,
+    of_best: torch.Tensor,
+    of_copied: torch.Tensor,
+    copied: torch.Tensor,
+    lead: torch.Tensor,
 ) -> Merged:
     """The likeliest token of the mixture, the text's on a tie.
 
     Args:
         best: [R] int64, the heads' best tokens. of_best, of_copied: [R] float32, log-probabilities
             of those and of the text's tokens by the heads alone.
+        copied: [R] int64, the text's tokens. lead: [R] float32, as `DraftedCopy.lead`.
     """
-    alone = torch.log1p(-text.weights)
-    copy = torch.logaddexp(alone + of_copied, text.weights.log())
-    takes = (text.weights > 0) & (copy >= alone + of_best)
-    tokens = torch.where(takes, text.tokens, best)
-    copied = (text.weights > 0) & (tokens == text.tokens)
-    decided = copied & decides(text, best)
-    return Merged(tokens, torch.where(takes, of_copied, of_best), copied, decided)
-
-
-def decides(text: Evidence, best: torch.Tensor) -> torch.Tensor:
-    """Whether the text decides a place that gets its token: against the heads' best tokens, or
-    whatever they are. Else it was the heads' own choice.
-
-    Returns:
-        [R] bool.
-    """
-    return (text.weights >= OUTWEIGHS) | (text.tokens != best)
+    takes = of_best.exp() - of_copied.exp() <= lead
+    return Merged(torch.where(takes, copied, best), torch.where(takes, of_copied, of_best))
 
 
 def mixed(scores: torch.Tensor, text: Evidence) -> torch.Tensor:
@@ -116,7 +158,7 @@ def mixed(scores: torch.Tensor, text: Evidence) -> torch.Tensor:
 
 
 class Meter:
-    """Notes the confidence of every place of a draft.
+    """Notes the confidence of places of a draft.
 
     Args:
         into: [at least R, m] float32.
@@ -128,97 +170,71 @@ class Meter:
     ) -> None:
         self.confidence, self.into, self.rows = confidence, into, rows
 
-    def note(self, place: int, log_probability: torch.Tensor) -> None:
-        """Take the log-probabilities [R] of the best tokens of a place."""
-        self.write(place, self.confidence.at(place, log_probability))
+    def note(self, places: slice, log_probability: torch.Tensor) -> None:
+        """Take the log-probabilities [R, p] of the best tokens of places."""
+        self.write(places, self.confidence.at(places, log_probability))
 
-    def note_merged(self, place: int, token: Merged, text: Evidence) -> None:
-        """Take the likeliest tokens of a mixture: the heads' opinion is calibrated, then mixed."""
-        heads = self.confidence.at(place, token.from_heads)
-        self.write(place, (1 - text.weights) * heads + text.weights * token.copied)
+    def note_merged(
+        self, places: slice, from_heads: torch.Tensor, copied: torch.Tensor, weights: torch.Tensor
+    ) -> None:
+        """Take the likeliest tokens of mixtures: the heads' opinion is calibrated, then mixed.
 
-    def write(self, place: int | slice, chances: torch.Tensor) -> None:
-        """Note the confidence [R] float32 of a place as it is, or [R, m] of several."""
+        Args:
+            from_heads: [R, p] float32, their log-probabilities by the heads. copied: [R, p] bool,
+                whether the text goes on with them. weights: [R, p] float32, what the text counts.
+        """
+        heads = self.confidence.at(places, from_heads)
+        self.write(places, (1 - weights) * heads + weights * copied)
+
+    def write(self, places: slice, chances: torch.Tensor) -> None:
+        """Note confidences [R, p] float32 as they are."""
         rows = slice(len(chances)) if self.rows is None else self.rows
-        self.into[rows, place] = chances
+        self.into[rows, places] = chances
 
 
-class Best:
-    """The likeliest token of each place, and how confident it is where anybody asks."""
+class Chosen(NamedTuple):
+    """What was found of a place where the text was asked, [R] each, or of many, [R, p].
 
-    def __init__(self, heads: Heads, meter: Meter | None) -> None:
-        self.heads, self.meter = heads, meter
-
-    def __call__(
-        self, scores: torch.Tensor, place: int, copy: DraftedCopy | None = None
-    ) -> torch.Tensor:
-        """As `Choose`."""
-        if copy is None:
-            if self.meter is None:
-                return self.heads.best_tokens(scores)
-            best, log_probability = self.heads.best_with_log_probability(scores)
-            self.meter.note(place, log_probability)
-            return best
-        text = copy.at(place)
-        found = merged(*self.heads.best_beside(scores, text.tokens), text)
-        copy.note(place, found.tokens, text, found.decided)
-        if self.meter is not None:
-            self.meter.note_merged(place, found, text)
-        return found.tokens
-
-    def of(self, rows: torch.Tensor) -> Best:
-        """The same for some drafts of the batch: [r] int64."""
-        meter = self.meter and Meter(self.meter.confidence, self.meter.into, rows)
-        return Best(self.heads, meter)
-
-    def end(self, copy: DraftedCopy, rows: torch.Tensor, place: int) -> None:
-        """Take back what `copies` noted of some drafts [r] from a place on, where they now end."""
-        copy.copying.sources[rows, place:] = Origin.HEADS
-        if self.meter is not None:
-            self.meter.into[rows, place:] = 0.0
-
-    def copies(self, copy: DraftedCopy) -> torch.Tensor:
-        """What the texts go on with, [R, m] int64, without the heads."""
-        chances = copy.alone()
-        if self.meter is not None:
-            self.meter.write(slice(chances.shape[1]), chances)
-        return copy.tokens
-
-
-class Drawn:
-    """A token drawn from the scored distribution, which every rank holds whole.
-
-    Its confidence is that of the best token, which depends on the tokens before alone. That of the
-    drawn one would depend on the draw: to verify it only where it is likely takes tokens from
-    another distribution than the rejection sampler is told of, and the output drifts.
-
-    Args:
-        temperature: of the draw, as a share of the request's own.
+    drafted, best: int64, the tokens, and the heads' best ones. likeliest: int64, those of the
+    mixture, and from_heads: float32, their log-probability by the heads alone. follows: bool,
+    whether the draft had done what the text says until then.
     """
 
-    def __init__(
-        self, heads: Heads, draw: Draw, temperature: float = 1.0, meter: Meter | None = None
-    ) -> None:
-        self.heads, self.draw, self.temperature, self.meter = heads, draw, temperature, meter
+    drafted: torch.Tensor
+    best: torch.Tensor
+    likeliest: torch.Tensor
+    from_heads: torch.Tensor
+    follows: torch.Tensor
 
-    def __call__(
-        self, scores: torch.Tensor, place: int, copy: DraftedCopy | None = None
-    ) -> torch.Tensor:
-        """As `Choose`."""
-        whole = self.heads.over_target_tokens(scores)
-        if copy is None:
-            tokens = self.draw(whole / self.temperature, place)
-            if self.meter is not None:
-                self.meter.note(place, whole.amax(dim=1) - whole.logsumexp(dim=1))
-            return tokens
-        text = copy.at(place)
-        tokens = self.draw(mixed(whole, text) / self.temperature, place)
-        best = whole.argmax(dim=1)
-        copied = (text.weights > 0) & (tokens == text.tokens)
-        copy.note(place, tokens, text, copied & decides(text, best))
+
+class Notes:
+    """Of the places of one draft, until they are settled.
+
+    Args:
+        copy: what the texts say of the draft. meter: where confidence goes, if anybody asks.
+    """
+
+    def __init__(self, copy: DraftedCopy, meter: Meter | None) -> None:
+        self.copy, self.meter = copy, meter
+        self._settled = 0
+        self._chosen: list[Chosen] = []
+
+    def add(self, chosen: Chosen) -> None:
+        """Take note of the next place."""
+        self._chosen.append(chosen)
+
+    def settle(self) -> None:
+        """As `Filling.settle`."""
+        if not self._chosen:
+            return
+        places = slice(self._settled, self._settled + len(self._chosen))
+        found = Chosen(*(torch.stack(part, dim=1) for part in zip(*self._chosen, strict=True)))
+        self._settled = places.stop
+        self._chosen.clear()
+        tokens, weights = self.copy.tokens[:, places], self.copy.weights[:, places] * found.follows
+        speaks = weights > 0
+        decides = (weights >= OUTWEIGHS) | (tokens != found.best)
+        self.copy.note(places, speaks, found.drafted == tokens, decides)
         if self.meter is not None:
-            total = whole.logsumexp(dim=1)
-            of_copied = whole.gather(1, text.tokens.unsqueeze(1)).squeeze(1) - total
-            found = merged(best, whole.amax(dim=1) - total, of_copied, text)
-            self.meter.note_merged(place, found, text)
-        return tokens
+            copied = speaks & (found.likeliest == tokens)
+            self.meter.note_merged(places, found.from_heads, copied, weights)

@@ -41,16 +41,17 @@ class Confidence(nn.Module):
         self.register_buffer("slopes", pairs[:, 0].clone(), persistent=False)
         self.register_buffer("intercepts", pairs[:, 1].clone(), persistent=False)
 
-    def at(self, place: int, log_probability: torch.Tensor) -> torch.Tensor:
-        """The confidence of a place.
+    def at(self, places: slice, log_probability: torch.Tensor) -> torch.Tensor:
+        """The confidence of some places.
 
         Args:
-            log_probability: [R] float32, of the token drafted there under the scored distribution.
+            log_probability: [R, p] float32, of the tokens drafted there under the scored
+                distribution.
 
         Returns:
-            [R] float32, in 0..1.
+            [R, p] float32, in 0..1.
         """
-        line = self.slopes[place] * log_odds(log_probability) + self.intercepts[place]
+        line = self.slopes[places] * log_odds(log_probability) + self.intercepts[places]
         return torch.sigmoid(line)
 
     def of_drafts(self, odds: torch.Tensor) -> torch.Tensor:

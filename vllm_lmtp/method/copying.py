@@ -122,6 +122,8 @@ def by_length(
 
 OUTWEIGHS = 0.5
 """From this weight on the text's token is the likeliest, whatever the heads say."""
+SILENT = -1.0
+"""A lead that the heads' best token has over any other."""
 
 
 class Evidence(NamedTuple):
@@ -222,16 +224,46 @@ class DraftedCopy:
         in_vocabulary = (found.tokens >= 0) & (found.tokens < copying.vocab_size)
         for token in copying.never:
             in_vocabulary = in_vocabulary & (found.tokens != token)
-        # Beyond a place that cannot be copied nothing is.
-        self.can_copy = in_vocabulary.long().cumprod(dim=1).bool()
         self.tokens = found.tokens.clamp(0, copying.vocab_size - 1)
-        self.lengths = found.lengths
         self.follows = found.lengths > 0
+        # A match grows by every token that follows it.
+        place = torch.arange(found.tokens.shape[1], device=found.tokens.device)
+        self.grown = (found.lengths.unsqueeze(1) + place).clamp_(max=copying.longest)
+        # Beyond a place that cannot be copied nothing is.
+        can_copy = in_vocabulary.long().cumprod(dim=1) * self.follows.unsqueeze(1)
+        self.weights = copying.weights[self.grown] * can_copy
+        self.leads = (self.weights / (1 - self.weights)).masked_fill(self.weights == 0, SILENT)
 
     def at(self, place: int) -> Evidence:
         """What the text says of a place: nothing where the draft has left it."""
-        follows = self.follows & self.can_copy[:, place]
-        return Evidence(self.tokens[:, place], self._weights(place) * follows)
+        return Evidence(self.tokens[:, place], self.weights[:, place] * self.follows)
+
+    def lead(self, place: int) -> torch.Tensor:
+        """By how much the heads' best token of a place must be likelier, by the heads, than the
+        text's, so that heads and text together hold it for the likelier one.
+
+        Returns:
+            [R] float32, w / (1 - w) for the weight w of the text; `SILENT` where this says nothing.
+        """
+        return torch.where(self.follows, self.leads[:, place], SILENT)
+
+    def go_on(self, place: int, drafted: torch.Tensor) -> None:
+        """Take note of the tokens [R] int64 of a place."""
+        self.follows = self.follows & (drafted == self.tokens[:, place])
+
+    def note(
+        self, places: slice, speaks: torch.Tensor, same: torch.Tensor, decides: torch.Tensor
+    ) -> None:
+        """Note whose the tokens of places are.
+
+        Args:
+            speaks: [R, p] bool, whether the text says anything. same: whether they are the text's.
+                decides: whether the text decides such a place, against the heads' best tokens or
+                whatever they are.
+        """
+        copied = speaks & same
+        origin = speaks.byte() + copied + (copied & decides)
+        self.copying.sources[self._own_rows(), places] = origin
 
     def alone(self) -> torch.Tensor:
         """Draft what the text says at every place.
@@ -239,41 +271,14 @@ class DraftedCopy:
         Returns:
             [R, m] float32, how likely each is to be right whatever heads say, 0 where it is silent.
         """
-        grown, follows = self._grown_everywhere(), self.follows.unsqueeze(1) & self.can_copy
-        says = follows & (self.copying.weights[grown] > 0)
+        says = self.weights > 0
         self.copying.sources[self._own_rows(), : says.shape[1]] = Origin.TEXT * says.byte()
-        return self.copying.accuracy[grown] * says
+        return self.copying.accuracy[self.grown] * says
 
     def of(self, rows: torch.Tensor) -> DraftedCopy:
         """As new, of some of these drafts: [r] int64."""
         found = Copied(self.found.tokens[rows], self.found.lengths[rows])
         return DraftedCopy(self.copying, found, rows)
-
-    def _weights(self, place: int) -> torch.Tensor:
-        """[R] float32; a match grows by every token that follows it."""
-        return self.copying.weights[(self.lengths + place).clamp_(max=self.copying.longest)]
-
-    def _grown_everywhere(self) -> torch.Tensor:
-        """[R, m] int64, how long the matches are at each place if the draft follows them."""
-        place = torch.arange(self.tokens.shape[1], device=self.lengths.device)
-        return (self.lengths.unsqueeze(1) + place).clamp_(max=self.copying.longest)
-
-    def _own_rows(self) -> slice | torch.Tensor:
-        return slice(len(self.lengths)) if self.rows is None else self.rows
-
-    def note(
-        self, place: int, drafted: torch.Tensor, text: Evidence, decided: torch.Tensor
-    ) -> None:
-        """Go on with what was drafted.
-
-        Args:
-            drafted: [R] int64, the tokens. text: what `at` said of the place. decided: [R] bool,
-                whether that decided it.
-        """
-        same, speaks = drafted == text.tokens, text.weights > 0
-        self.follows = self.follows & same
-        origin = speaks.byte() + (speaks & same) + decided
-        self.copying.sources[self._own_rows(), place] = origin
 
     def says_anything(self) -> bool:
         """Whether any text says anything of its draft. Reads the device."""
@@ -282,6 +287,7 @@ class DraftedCopy:
     def undecided(self) -> torch.Tensor:
         """[r] int64, the drafts that heads could change: those whose text does not outweigh them at
         every place. Reads the device."""
-        least = self.copying.weights[self._grown_everywhere()].amin(dim=1)
-        decided = self.follows & self.can_copy.all(dim=1) & (least >= OUTWEIGHS)
-        return (~decided).nonzero().squeeze(1)
+        return (self.weights.amin(dim=1) < OUTWEIGHS).nonzero().squeeze(1)
+
+    def _own_rows(self) -> slice | torch.Tensor:
+        return slice(len(self.tokens)) if self.rows is None else self.rows

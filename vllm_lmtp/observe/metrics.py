@@ -185,8 +185,8 @@ class _EngineMetrics:
 
     def observe(self, stats: Any) -> None:
         for place, counter in enumerate(self.drafted):
-            counter.inc(stats.num_draft_tokens_per_pos[place])
-            self.accepted[place].inc(stats.num_accepted_tokens_per_pos[place])
+            _add(counter, stats.num_draft_tokens_per_pos[place])
+            _add(self.accepted[place], stats.num_accepted_tokens_per_pos[place])
         copied = copied_tokens(stats)
         for (all_tokens, from_text), of_heads, of_copies in zip(
             zip((stats.num_draft_tokens, stats.num_accepted_tokens), copied, strict=True),
@@ -194,10 +194,16 @@ class _EngineMetrics:
             self.by_source[FROM_COPY],
             strict=True,
         ):
-            of_heads.inc(all_tokens - from_text)
-            of_copies.inc(from_text)
-        self.cold.inc(cold_drafts(stats))
+            _add(of_heads, all_tokens - from_text)
+            _add(of_copies, from_text)
+        _add(self.cold, cold_drafts(stats))
         for microseconds in draft_passes(stats):
             self.seconds.observe(microseconds / 1e6)
         if self.lengths is not None:
             self.lengths.observe(stats, self.labelvalues)
+
+
+def _add(counter: Any, count: int) -> None:
+    """To count nothing takes as long as to count something, and most places of a step have none."""
+    if count:
+        counter.inc(count)

@@ -15,7 +15,8 @@ from vllm_lmtp.compat import vllm_version
 from vllm_lmtp.config.spec_config import LMTPSpeculativeConfig
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.method.backward import BackwardDecoder
-from vllm_lmtp.method.choice import Best, Choose, Draw, Drawn, Meter
+from vllm_lmtp.method.best import Best
+from vllm_lmtp.method.choice import Choose, Draw, Meter
 from vllm_lmtp.method.confidence import Confidence
 from vllm_lmtp.method.copying import (
     DEFAULT_ACCURACY,
@@ -24,6 +25,7 @@ from vllm_lmtp.method.copying import (
     Texts,
     by_length,
 )
+from vllm_lmtp.method.drawn import Drawn
 from vllm_lmtp.method.lazy_history import LazyHistory
 from vllm_lmtp.observe.node import named, node_name
 from vllm_lmtp.worker.cpu_term import speed_up

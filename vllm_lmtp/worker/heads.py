@@ -25,6 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.platforms import current_platform
 from vllm.triton_utils import HAS_TRITON
 
+from vllm_lmtp.method.choice import Sought
 from vllm_lmtp.method.scorer import rows_of_tokens
 from vllm_lmtp.worker.cpu_int8 import Int8Product
 from vllm_lmtp.worker.head_dtype import QUANTISED
@@ -173,29 +174,39 @@ class LeapHeads(nn.Module):
         ids, found = self._likeliest_of_ranks(*(part.unsqueeze(1) for part in local))
         return ids.squeeze(1), found.squeeze(1)
 
+    def seek(self, tokens: torch.Tensor) -> Sought:
+        """Where this rank's shard of the vocabulary has target tokens, for `best_beside`.
+
+        Args:
+            tokens: int64 ids of the target, any shape.
+        """
+        shard = self.output(0).shard_indices
+        rows = tokens if self.row_of_token is None else self.row_of_token[tokens]
+        start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
+        elsewhere = (rows < start) | (rows >= end)
+        return Sought((rows - start).masked_fill(elsewhere, 0), elsewhere)
+
     def best_beside(
-        self, scores: torch.Tensor, tokens: torch.Tensor
+        self, scores: torch.Tensor, sought: Sought
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `best_with_log_probability`, and how likely another token is of each row.
 
         Args:
             scores: [N, S], this rank's shard of the vocabulary with its padding.
-            tokens: [N] int64 ids of the target.
+            sought: other tokens, [N, 1].
 
         Returns:
-            [N] int64 ids of the target, [N] float32 log-probabilities of them, and [N] of `tokens`,
-            -inf for those that the heads cannot name; alike on every rank.
+            [N] int64 ids of the target, [N] float32 log-probabilities of them, and [N] of the other
+            tokens, -inf for those that the heads cannot name; alike on every rank.
         """
-        shard = self.output(0).shard_indices
-        rows = tokens if self.row_of_token is None else self.row_of_token[tokens]
-        start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
-        here = (rows >= start) & (rows < end)
-        found = scores.gather(1, (rows - start).clamp(0, scores.shape[1] - 1).unsqueeze(1))
         # The best of all shards finds the one shard that has the token.
-        beside = found.squeeze(1).masked_fill(~here, float("-inf"))
+        beside = scores.gather(1, sought.rows).masked_fill(sought.elsewhere, float("-inf"))
         value, index = self._local_top(scores)
         mass = scores.logsumexp(dim=-1)
-        pair = torch.stack([value, beside], dim=1)
+        if self.output(0).tp_size == 1:
+            best = index if self.target_ids is None else self.target_ids[index]
+            return best, value - mass, beside.squeeze(1) - mass
+        pair = torch.stack([value, beside.squeeze(1)], dim=1)
         ids = torch.stack([index, torch.zeros_like(index)], dim=1)
         best, log_probability = self._likeliest_of_ranks(pair, ids, torch.stack([mass, mass], 1))
         return best[:, 0], log_probability[:, 0], log_probability[:, 1]
@@ -325,4 +336,5 @@ class LeapHeads(nn.Module):
     def _local_top(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Best value [N] and its id [N] in the heads' vocabulary, on this rank's shard of it."""
         value, index = logits.max(dim=-1)
-        return value, index + self.output(0).shard_indices.org_vocab_start_index
+        start = self.output(0).shard_indices.org_vocab_start_index
+        return value, index + start if start else index

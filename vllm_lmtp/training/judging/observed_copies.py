@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
+from vllm_lmtp.method.choice import Simply
 from vllm_lmtp.method.copying import copied, newest_first
 from vllm_lmtp.method.scorer import rows_of_tokens
 from vllm_lmtp.training.data.kept_rows import Answer
@@ -68,7 +69,7 @@ def observed_copies(
             done += count
             said = copied(newest_first(text.expand(count, -1), ends), places, longest)
             forced = _Forced(heads, row_of_token, steps.truth, said.tokens)
-            decoder.fill(steps.states, steps.sampled, places, forced)
+            decoder.fill(steps.states, steps.sampled, places, Simply(forced))
             known = (steps.truth >= 0).sum(dim=1)
             columns = (said.lengths, said.tokens == steps.truth, *forced.seen(), known)
             parts.append([column[known > 0] for column in columns])
@@ -89,8 +90,8 @@ class _Forced:
         self.truth, self.copied = truth, copied
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def __call__(self, scores: Tensor, place: int, _: object) -> Tensor:
-        """As `choice.Choose`."""
+    def __call__(self, scores: Tensor, place: int) -> Tensor:
+        """As `choice.Filling`."""
         log_probability = scores.log_softmax(dim=1)
         best = self.heads.target_tokens(log_probability.argmax(dim=1))
         rows = self.row_of_token[self.copied[:, place].clamp(min=0)].unsqueeze(1)

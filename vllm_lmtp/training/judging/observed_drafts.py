@@ -18,6 +18,7 @@ from torch.nn.functional import linear, silu
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint
 from vllm_lmtp.formats.read import block_tensor, draft_vocabulary, output_matrix
 from vllm_lmtp.method.backward import BackwardDecoder
+from vllm_lmtp.method.choice import Simply
 from vllm_lmtp.method.confidence import log_odds
 from vllm_lmtp.method.history import History
 from vllm_lmtp.method.leap import LeapSchedule
@@ -134,11 +135,11 @@ def drafted(checkpoint: HeadsCheckpoint, answers: Sequence[Answer]) -> list[Draf
     def judged(steps: Steps) -> Drafts:
         odds = torch.empty(steps.truth.shape)
 
-        def best(scores: Tensor, place: int, _: object) -> Tensor:
+        def best(scores: Tensor, place: int) -> Tensor:
             odds[:, place] = log_odds(scores.amax(dim=1) - scores.logsumexp(dim=1))
             return heads.best_tokens(scores)
 
-        draft = decoder.fill(steps.states, steps.sampled, odds.shape[1], best)
+        draft = decoder.fill(steps.states, steps.sampled, odds.shape[1], Simply(best))
         right = (draft == steps.truth).long().cumprod(dim=1).sum(dim=1)
         known = (steps.truth >= 0).sum(dim=1)
         return Drafts(odds[known > 0], right[known > 0], known[known > 0])
