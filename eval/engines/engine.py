@@ -143,23 +143,29 @@ class Engine:
         )
 
     def generate(
-        self, prompts: Sequence[Any], max_tokens: int, temperature: float, first_seed: int = 0
+        self,
+        prompts: Sequence[Any],
+        max_tokens: int | Sequence[int],
+        temperature: float,
+        first_seed: int = 0,
     ) -> Run:
         """Generate for all prompts at once; each is a text or a list of token ids.
 
-        first_seed: of the first prompt; those after it count on.
+        max_tokens: of every answer, or of each. first_seed: of the first prompt; those after it
+        count on.
         """
         from vllm import SamplingParams
 
         inputs = [p if isinstance(p, str) else {"prompt_token_ids": p} for p in prompts]
+        lengths = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         params = [
             SamplingParams(
                 temperature=temperature,
-                max_tokens=max_tokens,
+                max_tokens=length,
                 seed=seed if temperature > 0 else None,
                 detokenize=self.has_tokenizer,
             )
-            for seed in range(first_seed, first_seed + len(prompts))
+            for seed, length in enumerate(lengths, first_seed)
         ]
         before = self._counters()
         start = time.perf_counter()

@@ -20,11 +20,8 @@ from vllm_lmtp.formats.tokenizer import has_tokenizer
 # Longer than any prompt of ours; a large model's whole context would not fit a small cache.
 ROOM_FOR_PROMPT = 128
 
-# Two hundred steps, which is what finding a draft length takes.
-WARM_UPS = 3
-
-# All prompts at once are answered in a fraction of the time that one by one they take.
-BATCHES = 4
+# Times that each prompt is asked where many streams go on: one by one they take far longer.
+ASKED = 4
 
 HEADS_ALONE = {"lmtp_scorer": "none", "lmtp_copy": "off"}
 """The heads as published: each place's own best token drafted."""
@@ -61,10 +58,11 @@ def compare(
     if subject.chat:
         tokenizer = chat_tokenizer(model)
         prompts = [chat_prompt(tokenizer, [{"role": "user", "content": text}]) for text in asked]
+    lengths = mixed_lengths(max_tokens, ASKED * num_prompts)
     options = {
         "dtype": dtype,
         "max_num_seqs": num_prompts,
-        "max_model_len": context(model, max_tokens + ROOM_FOR_PROMPT),
+        "max_model_len": context(model, max(lengths) + ROOM_FOR_PROMPT),
     }
     drafts = {
         name: _accepted(
@@ -75,15 +73,14 @@ def compare(
     pair = Pair(subject, say, max_tokens, temperature, stride, **options)
     say("warming up, while the draft length is found ...")
     pair.generate_one_by_one(prompts)
-    for _ in range(WARM_UPS):
-        pair.generate(prompts)
+    pair.generate(list(prompts) * ASKED, lengths)
     single: list[tuple[Run, Run]] = []
     batch: list[tuple[Run, Run]] = []
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds} ...")
         single.append(pair.generate_one_by_one(prompts))
-        batch.append(pair.generate_together(prompts, BATCHES))
-    lengths = pair.lmtp.draft_lengths()
+        batch.append(pair.generate(list(prompts) * ASKED, lengths))
+    in_use = pair.lmtp.draft_lengths()
     runner = 2 if pair.lmtp.llm.llm_engine.vllm_config.use_v2_model_runner else 1
     pair.close()
     texts = [_compare_prompt(i, asked[i], single[0], batch[0]) for i in range(num_prompts)]
@@ -104,7 +101,7 @@ def compare(
         "identical": all(text["identical"] for text in texts),
         "acceptance": drafts["whole drafts"],
         "acceptance_of_heads_alone": drafts["heads alone"],
-        "draft_lengths": lengths,
+        "draft_lengths": in_use,
         "speed": [_speed(1, single), _speed(num_prompts, batch)],
     }
 
@@ -137,28 +134,23 @@ class Pair:
         self.plain = _start(say, "plain", subject.model, None, readable, **options)
         # The last one started, since only that one shows its counters.
         self.lmtp = _start(say, "L-MTP", subject.model, given, readable, **options)
-        self.params = (max_tokens, temperature)
+        self.max_tokens, self.temperature = max_tokens, temperature
 
     def close(self) -> None:
         """Stop both engines."""
         self.plain.close()
         self.lmtp.close()
 
-    def generate(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
-        """All prompts at once, plain and then L-MTP."""
+    def generate(
+        self, prompts: Sequence[Any], lengths: Sequence[int] | None = None
+    ) -> tuple[Run, Run]:
+        """Plain and then L-MTP, as many prompts at a time as the engines take: as one answer ends,
+        the next begins. lengths: tokens of each answer instead of `max_tokens`."""
+        wanted = lengths or self.max_tokens
         return (
-            self.plain.generate(prompts, *self.params),
-            self.lmtp.generate(prompts, *self.params),
+            self.plain.generate(prompts, wanted, self.temperature),
+            self.lmtp.generate(prompts, wanted, self.temperature),
         )
-
-    def generate_together(self, prompts: Sequence[Any], times: int) -> tuple[Run, Run]:
-        """All prompts at once, so many times, in turns."""
-        plain, lmtp = Run(), Run()
-        for _ in range(times):
-            one, other = self.generate(prompts)
-            plain.add(one)
-            lmtp.add(other)
-        return plain, lmtp
 
     def generate_one_by_one(self, prompts: Sequence[Any]) -> tuple[Run, Run]:
         """One stream at a time."""
@@ -210,7 +202,8 @@ def _compare_prompt(
 ) -> dict[str, Any]:
     plain, lmtp = single
     alone = plain.tokens[number] == lmtp.tokens[number]
-    together = batch[0].tokens[number] == batch[1].tokens[number]
+    asked = range(number, len(batch[0].tokens), len(plain.tokens))
+    together = all(batch[0].tokens[i] == batch[1].tokens[i] for i in asked)
     return {
         "prompt": prompt,
         "plain": {"text": plain.texts[number], "tokens": plain.tokens[number]},
@@ -233,6 +226,16 @@ def _speed(streams: int, rounds: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "ratio_of_each_round": ratios,
     }
+
+
+def mixed_lengths(tokens: int, count: int) -> list[int]:
+    """Lengths of answers that go on side by side, from half of `tokens` to one and a half times it.
+
+    Answers of one length all begin and end together in plain decoding, which no load of requests
+    does; with drafts they never do.
+    """
+    rng = random.Random(0)
+    return [max(1, rng.randint(tokens // 2, tokens + tokens // 2)) for _ in range(count)]
 
 
 def _random_prompts(count: int, vocab_size: int) -> list[list[int]]:

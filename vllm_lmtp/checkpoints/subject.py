@@ -30,7 +30,7 @@ class Subject:
     chat: bool = False
     shown: int = 3
     max_tokens: int = 96
-    rounds: int = 3
+    rounds: int = 5
     threads: int = 1
 
 

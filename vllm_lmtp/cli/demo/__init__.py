@@ -38,7 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--max-tokens",
         type=positive_argument,
         metavar="N",
-        help="default: 96; a fetched model: 128",
+        help="of an answer; default: 96; a fetched model: 128; of several streams, from half of it "
+        "to one and a half times",
     )
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add_dtype_argument(parser)
@@ -46,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--rounds",
         type=positive_argument,
         metavar="N",
-        help="timed rounds; default: 3; a fetched model: 1",
+        help="timed rounds; default: 5; a fetched model: 1",
     )
     add(
         "--threads",
