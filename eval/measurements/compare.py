@@ -43,8 +43,8 @@ def compare(
 ) -> dict[str, Any]:
     """Run both engines and compare them.
 
-    Rounds alternate between the engines prompt by prompt, so that whatever else the machine does
-    falls on both; speeds are medians over the rounds.
+    Rounds alternate between the engines, prompt by prompt where there is one stream, so that
+    whatever else the machine does falls on both; speeds are medians over the rounds.
 
     Raises:
         LMTPError: the checkpoint cannot be served.
