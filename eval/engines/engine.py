@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_lmtp.eval.prompts.lengths import length_of_each
 from vllm_lmtp.observe.metrics import (
     ACCEPTED,
     ACCEPTED_BY_SOURCE,
@@ -157,7 +158,6 @@ class Engine:
         from vllm import SamplingParams
 
         inputs = [p if isinstance(p, str) else {"prompt_token_ids": p} for p in prompts]
-        lengths = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         params = [
             SamplingParams(
                 temperature=temperature,
@@ -165,7 +165,7 @@ class Engine:
                 seed=seed if temperature > 0 else None,
                 detokenize=self.has_tokenizer,
             )
-            for seed, length in enumerate(lengths, first_seed)
+            for seed, length in enumerate(length_of_each(max_tokens, len(prompts)), first_seed)
         ]
         before = self._counters()
         start = time.perf_counter()
@@ -179,25 +179,34 @@ class Engine:
             self._counters() - before,
         )
 
-    def stream(self, prompts: Sequence[list[int]], streams: int, max_tokens: int) -> Run:
-        """Answer token ids greedily, `streams` at a time: as one ends, the next begins."""
+    def stream(
+        self, prompts: Sequence[list[int]], streams: int, max_tokens: int | Sequence[int]
+    ) -> Run:
+        """Answer token ids greedily, `streams` at a time: as one ends, the next begins.
+
+        max_tokens: of every answer, or of each.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.llm.llm_engine
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            detokenize=self.has_tokenizer,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        params = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=length,
+                detokenize=self.has_tokenizer,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for length in length_of_each(max_tokens, len(prompts))
+        ]
         answers: list[list[int]] = [[] for _ in prompts]
         begun = ended = 0
         before = self._counters()
         start = time.perf_counter()
         while ended < len(prompts):
             while begun < len(prompts) and begun - ended < streams:
-                engine.add_request(str(begun), {"prompt_token_ids": prompts[begun]}, params)
+                prompt = {"prompt_token_ids": prompts[begun]}
+                engine.add_request(str(begun), prompt, params[begun])
                 begun += 1
             for output in engine.step():
                 if output.finished:

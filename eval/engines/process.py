@@ -76,7 +76,9 @@ class EngineProcess:
         theirs.close()  # or its end would never be noticed
         self._receive()
 
-    def stream(self, prompts: Sequence[list[int]], streams: int, max_tokens: int) -> Run:
+    def stream(
+        self, prompts: Sequence[list[int]], streams: int, max_tokens: int | Sequence[int]
+    ) -> Run:
         """As `Engine.stream`.
 
         Raises:
@@ -152,7 +154,9 @@ def _serve(pipe: Any, job: Job) -> None:
             pipe.send((_first_line(error), None))
 
 
-def _stream(engine: Any, prompts: list[list[int]], streams: int, max_tokens: int) -> Any:
+def _stream(
+    engine: Any, prompts: list[list[int]], streams: int, max_tokens: int | Sequence[int]
+) -> Any:
     run = engine.stream(prompts, streams, max_tokens)
     return vars(run) | {"counters": Counter(run.counters)}
 

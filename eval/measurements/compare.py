@@ -13,6 +13,7 @@ from vllm_lmtp.checkpoints.subject import Subject, chat_prompt, chat_tokenizer
 from vllm_lmtp.eval.engines.engine import Engine, Run
 from vllm_lmtp.eval.engines.variants import WHOLE
 from vllm_lmtp.eval.measurements.counted import summarise
+from vllm_lmtp.eval.prompts.lengths import mixed_lengths
 from vllm_lmtp.formats.checkpoint import HeadsCheckpoint, read_checkpoint, read_config
 from vllm_lmtp.formats.hub import resolve_folder
 from vllm_lmtp.formats.tokenizer import has_tokenizer
@@ -226,16 +227,6 @@ def _speed(streams: int, rounds: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
         "ratio": statistics.median(ratios),
         "ratio_of_each_round": ratios,
     }
-
-
-def mixed_lengths(tokens: int, count: int) -> list[int]:
-    """Lengths of answers that go on side by side, from half of `tokens` to one and a half times it.
-
-    Answers of one length all begin and end together in plain decoding, which no load of requests
-    does; with drafts they never do.
-    """
-    rng = random.Random(0)
-    return [max(1, rng.randint(tokens // 2, tokens + tokens // 2)) for _ in range(count)]
 
 
 def _random_prompts(count: int, vocab_size: int) -> list[list[int]]:

@@ -22,6 +22,7 @@ from vllm_lmtp.eval.engines.process import EngineFailedError, EngineProcess, Job
 from vllm_lmtp.eval.measurements.rates import summarise
 from vllm_lmtp.eval.prompts.asking import Progress, Questions, Settings
 from vllm_lmtp.eval.prompts.contexts import Context, prompts
+from vllm_lmtp.eval.prompts.lengths import mixed_lengths
 from vllm_lmtp.eval.provenance import versions
 from vllm_lmtp.formats.tokenizer import has_tokenizer
 
@@ -36,7 +37,7 @@ class Plan:
     """streams: loads to measure. rounds: of each. least: requests of a load at the least.
     per_stream: requests for each stream. eager: not compiled. alive: engines at once, at most;
     None for all. threads: of the CPU, for each engine. contexts: tokens of the prompts, each with
-    every load. processes: as in `process.Job`."""
+    every load. processes: as in `process.Job`. mixed: whether answers have many lengths."""
 
     streams: tuple[int, ...]
     rounds: int
@@ -47,6 +48,7 @@ class Plan:
     threads: int
     contexts: tuple[Context, ...] = (None,)
     processes: bool = False
+    mixed: bool = False
 
     def loads(self) -> list[tuple[int, Context]]:
         """Every number of streams with every context."""
@@ -63,6 +65,13 @@ class Plan:
         that rounds differ as prompts do, and what they agree on is true of more than a few."""
         count = self.requests(streams)
         return prompts(questions, count, context, number * count)
+
+    def answers(self, streams: int, max_tokens: int) -> int | list[int]:
+        """How long the answers of a load are: all at most `max_tokens`, or each from a third of it
+        to the whole."""
+        if not self.mixed:
+            return max_tokens
+        return mixed_lengths(2 * max_tokens // 3, self.requests(streams))
 
     def all_asked(self, questions: Questions) -> list[Load]:
         """The prompts of every load in every round."""
@@ -86,7 +95,8 @@ class Plan:
             "eager": self.eager,
             "threads": self.threads,
         }
-        return facts | ({"processes": True} if self.processes else {})
+        others = {"processes": self.processes, "mixed": self.mixed}
+        return facts | {name: True for name, wanted in others.items() if wanted}
 
 
 def measure(
@@ -128,7 +138,8 @@ def measure(
                         if cell is None:
                             engine = engines.get(method)
                             asked = plan.asked(questions, streams, context, number)
-                            cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
+                            answers = plan.answers(streams, settings.max_tokens)
+                            cell = cell_of(engine.stream(asked, streams, answers))
                             store.put(key, cell)
                             progress(
                                 f"{where}, {method.name}: {cell.tokens / cell.seconds:.1f} tokens/s"

@@ -31,6 +31,7 @@ def teach(
     with closing(engines), refusing_failure(settings.model, method.name):
         for streams in plan.streams:
             asked = plan.asked(questions, streams, None, 0)
-            engines.get(method).stream(asked, streams, settings.max_tokens)
+            answers = plan.answers(streams, settings.max_tokens)
+            engines.get(method).stream(asked, streams, answers)
             progress(f"learning: {streams} stream(s)")
     progress(f"wrote {file}")

@@ -235,7 +235,8 @@ def _sweep(
                     if setting.length is not None:
                         engine.set_drafting(setting.length, setting.cut)
                     asked = plan.asked(questions, streams, None, number)
-                    cell = cell_of(engine.stream(asked, streams, settings.max_tokens))
+                    answers = plan.answers(streams, settings.max_tokens)
+                    cell = cell_of(engine.stream(asked, streams, answers))
                     store.put(key, cell)
                     said = f"{cell.tokens / cell.seconds:.1f} tokens/s"
                 progress(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_lmtp.eval.pages.words import number, percent, table, top
+from vllm_lmtp.eval.pages.words import mixed, number, percent, table, top
 
 PROCESSES = "Engine core and worker have processes of their own, as where vLLM serves. "
 
@@ -19,6 +19,7 @@ def page(result: Mapping[str, Any]) -> str:
         f"{plan['rounds']} round(s), methods taking turns; {plan['per_stream']} request(s) for "
         f"each stream, at least {plan['least']}; {plan['threads']} thread(s); "
         f"{'eager' if plan['eager'] else 'compiled'}; greedy; prefixes are not cached. "
+        f"{mixed(plan)}"
         f"{PROCESSES if plan.get('processes') else ''}Engines "
         "are started and warmed up outside the clock. Medians of the rounds, and in brackets the "
         "least and the most.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_lmtp.eval.pages.speed import speed_ups, spread
-from vllm_lmtp.eval.pages.words import about_heads, number, table, top
+from vllm_lmtp.eval.pages.words import about_heads, mixed, number, table, top
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -17,9 +17,9 @@ def page(result: Mapping[str, Any]) -> str:
     lines += about_heads([result["heads"]])
     lines += [
         f"{plan['rounds']} rounds, lengths taking turns in one engine; {plan['threads']} "
-        f"thread(s); {'eager' if plan['eager'] else 'compiled'}; greedy. Speed over the faster, in "
-        "the same round, of plain decoding and of the same engine drafting nothing: median, and in "
-        "brackets the least and the most of the rounds. "
+        f"thread(s); {'eager' if plan['eager'] else 'compiled'}; greedy. {mixed(plan)}"
+        "Speed over the faster, in the same round, of plain decoding and of the same engine "
+        "drafting nothing: median, and in brackets the least and the most of the rounds. "
         "A length is chosen where, by Student's t, the rounds' mean is nineteen times in twenty at "
         f"least {1 + result['least_gain']:.2f}. Given up: far below the baseline in the first "
         "round. -: not measured, as nothing came near the baseline in a smaller batch's. Where all "

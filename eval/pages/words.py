@@ -87,3 +87,10 @@ def about_heads(variants: Sequence[Mapping[str, Any]]) -> list[str]:
         options = ", ".join(f"{key} {value}" for key, value in v["options"].items())
         rows.append((v["name"], v["n_heads"], v["stride"], size, v["scorer"], options or "-"))
     return table(("heads", "number", "stride", "vocabulary", "scorer", "options"), rows)
+
+
+def mixed(plan: Mapping[str, Any]) -> str:
+    """A sentence where answers have many lengths, and nothing else."""
+    if not plan.get("mixed"):
+        return ""
+    return "Answers have from a third of their most tokens to all of them. "

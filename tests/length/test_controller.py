@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 
@@ -11,6 +11,7 @@ from tests.support.engine_times.steps import Copies, Done, World, rate, run
 from vllm_lmtp.length import budget
 from vllm_lmtp.length.choices import in_order, spread_lengths
 from vllm_lmtp.length.controller import Controller
+from vllm_lmtp.length.looks import PLAIN_STEPS
 from vllm_lmtp.length.sizes import size_of
 from vllm_lmtp.length.step import Step
 
@@ -133,6 +134,32 @@ def test_doubt_of_drafts_is_no_reason_to_look_at_plain_decoding() -> None:
         first = done.wanted.nonzero()[0][0]
         shares.append(float((done.wanted[first:] > 0).mean()))
     assert sum(shares) / len(shares) >= 0.7
+
+
+@pytest.mark.parametrize("curve", ["compute-bound", "dear drafting"])
+def test_looks_leave_the_length_in_use_its_steps(curve: str) -> None:
+    """Looks at plain decoding, three steps each, followed each other at once while the clock was
+    far off: doubt of what drafts cost wanted them, of which they tell nothing. Thirty plain steps
+    in a row were seen in an engine whose drafts paid."""
+    of = world(curve, 4, "high", noise=0.3)
+    longest = 0
+    for seed in range(6):
+        controller = Controller(6)
+        others = []  # of each step: whether it took another length than the one in use
+
+        class Watched:
+            def observe(self, step: Step) -> None:
+                controller.observe(step)  # noqa: B023  (used within its turn)
+
+            def choose(self, num_requests: int) -> int:
+                length = controller.choose(num_requests)  # noqa: B023
+                others.append(controller.in_use(num_requests) not in (0, length))  # noqa: B023
+                return length
+
+        run(Watched(), of, LENGTHS, steps=120, seed=seed)
+        in_a_row = [len(list(steps)) for other, steps in groupby(others) if other]
+        longest = max(longest, *in_a_row, 0)
+    assert longest == PLAIN_STEPS
 
 
 def test_choices_are_ordered_by_what_they_ask_for() -> None:

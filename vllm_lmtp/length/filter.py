@@ -33,8 +33,12 @@ class Filter:
 
     def variance(self, terms: Sum) -> float:
         """Of that sum, the noise of an observation not included."""
+        return self.covariance(terms, terms)
+
+    def covariance(self, one: Sum, other: Sum) -> float:
+        """Of two sums."""
         spread = self.spread
-        return sum(a * b * spread[i][j] for i, a in terms for j, b in terms)
+        return sum(a * b * spread[i][j] for i, a in one for j, b in other)
 
     def update(self, terms: Sum, observed: float, noise: float) -> tuple[float, float]:
         """Learn from one observation.

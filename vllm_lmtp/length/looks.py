@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vllm_lmtp.length.budget import Budget
 from vllm_lmtp.length.choices import Kind, kind_of
-from vllm_lmtp.length.patience import Patience
+from vllm_lmtp.length.patience import MANY, Patience
 from vllm_lmtp.length.sizes import Size, Weighed
 
 CURIOUS = 1.5
@@ -57,6 +57,7 @@ class Looks:
         self.taken = 0
         self._under_way: int | None = None
         self._since = self._since_any = 0
+        self._steps = 1  # of the look before
         self._of_heads = 0
         self._patience = {kind: Patience() for kind in Kind}
 
@@ -98,7 +99,7 @@ class Looks:
         Args:
             size: of the batch, weighed. young: whether little is known of it. now: seconds.
         """
-        if self._under_way is not None or self._since <= SHORT_GAP:
+        if self._under_way is not None or self._since < self._steps + SHORT_GAP:
             return None
         if not young and self._since % EVERY:
             return None
@@ -124,9 +125,10 @@ class Looks:
             return None
         chosen = self._most_promising(allowed)
         if chosen.for_hope:
-            self._patience[chosen.kind].grows()
+            self._patience[chosen.kind].grows(size.time.most if chosen.other.length else MANY)
         self.taken += 1
         self._under_way, self._since = chosen.other.length, 0
+        self._steps = steps_of(chosen.other.length)
         if of_any:
             self._since_any = 0
         return chosen.other.length
@@ -158,8 +160,9 @@ def _wanted(size: Size, unseen: Mapping[Kind, bool]) -> list[_Look]:
             continue
         feared = other.seconds + other.seconds_error - other.tokens / used.rate
         feared *= steps_of(other.length)
-        # A look at plain decoding tells what its step takes; how many tokens it has is known.
-        error = other.error if other.length else other.seconds_error / other.seconds
+        # A look at plain decoding tells what its step takes; how many tokens it has is known, and
+        # doubt of what drafts cost is for steps with drafts.
+        error = other.error if other.length else other.told / other.seconds
         benefit = other.rate * (1 + CURIOUS * error) / used.rate
         hoped = 0.0
         if unseen[kind_of(other.length)]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 SECONDS, STEPS = 0.3, 30.0
 """The first wait: so many seconds or, where plain steps are short, so many of them. An engine of
 2 ms a step has seen as much in 60 ms as one of 10 ms in 0.3 s."""
-MOST, GROWS = 13.0, 1.5
-"""The longest wait in first ones, and how much longer each is."""
+MOST, GROWS, MANY = 13.0, 1.5, 4
+"""The longest wait in first ones, and how much longer each is after a look of so many requests. One
+of a single request is one try of a first draft, which may fail though four of five are right."""
 
 
 @dataclass
@@ -27,9 +28,9 @@ class Patience:
         """Whether the kind was not seen for so long; plain: seconds of a plain step."""
         return now - self.seen > self.waits * min(SECONDS, STEPS * plain)
 
-    def grows(self) -> None:
-        """A look is taken since it is over."""
-        self.waits = min(MOST, self.waits * GROWS)
+    def grows(self, requests: int) -> None:
+        """A look of so many requests is taken since it is over."""
+        self.waits = min(MOST, self.waits * GROWS ** min(1.0, requests / MANY))
 
     def ends(self) -> None:
         """There is reason to look."""

@@ -15,7 +15,8 @@ class Weighed:
 
     tokens: a request and step, expected. seconds: of a step. error: standard error of the rate
     against that of the length in use, as a share of it. seconds_error: of how much longer a step
-    takes than one of the length in use. hoped: tokens, in the kindest text.
+    takes than one of the length in use. told: the part of that which a step of this length would
+    take away. hoped: tokens, in the kindest text.
     """
 
     length: int
@@ -23,6 +24,7 @@ class Weighed:
     seconds: float
     error: float
     seconds_error: float
+    told: float
     hoped: float
 
     @property

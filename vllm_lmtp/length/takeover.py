@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vllm_lmtp.length.sizes import Weighed
 
-PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.0, 0.6, 0.3
+PAYS, BETTER, SURE_DRAFTING, SURE_LONGER, SURE_SHORTER = 0.02, 0.01, 1.15, 0.6, 0.3
 """A share, PAYS where nothing is drafted, and so many standard errors. More is asked to draft at
 all than for a longer draft, and for that more than for a shorter one; plain decoding takes over as
 soon as it seems best. For being slower than plain decoding is worse than missing a small gain."""

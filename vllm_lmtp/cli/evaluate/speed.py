@@ -111,6 +111,12 @@ def add_load_arguments(
         metavar="N",
         help="requests of a round at the least; default: 8",
     )
+    add(
+        "--mixed-answers",
+        action="store_true",
+        help="answers of a third of --max-tokens to all of them, as in a load that goes on; with "
+        "one length for all, plain decoding begins and ends them together",
+    )
     add("--eager", action="store_true", help="do not compile; vLLM compiles when it serves")
     add(
         "--alive",
@@ -134,6 +140,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         args.threads,
         tuple(sorted(set(getattr(args, "contexts", [])))) or (None,),
         getattr(args, "processes", False),
+        args.mixed_answers,
     )
 
 
