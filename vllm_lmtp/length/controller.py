@@ -345,9 +345,8 @@ class Controller:
             worth = expected[length]
             terms = self._terms(time, num_requests, worth, length)
             seconds = time.seconds(terms)
-            late = told = 0.0
-            if length != size.length:
-                late, told = time.difference(terms, used_terms)
+            late = 0.0 if length == size.length else time.difference(terms, used_terms)
+            told = time.told(terms, used_terms) if size.length and not length else 0.0
             doubt = abs(worth.doubt - used.doubt) / worth.tokens
             error = ((late / seconds) ** 2 + doubt**2) ** 0.5
             found.append(Weighed(length, worth.tokens, seconds, error, late, told, hoped))

@@ -269,17 +269,16 @@ class StepTime:
         found = self._known()
         return max(found.value(terms), 0.1 * found.mean[PLAIN], 1e-9)
 
-    def difference(self, one: Sum, other: Sum) -> tuple[float, float]:
-        """Standard error of how much longer one step takes than the other, seconds, and that part
-        of it which observing the one would take away."""
+    def difference(self, one: Sum, other: Sum) -> float:
+        """Standard error of how much longer one step takes than the other, seconds."""
+        return math.sqrt(max(0.0, self._known().variance(_minus(one, other))))
+
+    def told(self, one: Sum, other: Sum) -> float:
+        """The part of that error which observing the one would take away."""
         found = self._known()
-        total: dict[int, float] = dict(one)
-        for i, weight in other:
-            total[i] = total.get(i, 0.0) - weight
-        terms = [(i, weight) for i, weight in total.items() if weight]
         noise = (self.noise * self.seconds(one)) ** 2
-        told = found.covariance(one, terms) / math.sqrt(found.variance(one) + noise)
-        return math.sqrt(max(0.0, found.variance(terms))), abs(told)
+        shared = found.covariance(one, _minus(one, other))
+        return abs(shared) / math.sqrt(found.variance(one) + noise)
 
     def _extra_terms(self, rows: float) -> list[tuple[int, float]]:
         lengths = self.lengths
@@ -315,3 +314,11 @@ class StepTime:
         if self._filter is None:
             raise RuntimeError("no step of this size was timed yet")
         return self._filter
+
+
+def _minus(one: Sum, other: Sum) -> list[tuple[int, float]]:
+    """The difference of two sums, without what cancels."""
+    total: dict[int, float] = dict(one)
+    for i, weight in other:
+        total[i] = total.get(i, 0.0) - weight
+    return [(i, weight) for i, weight in total.items() if weight]

@@ -36,9 +36,13 @@ class Filter:
         return self.covariance(terms, terms)
 
     def covariance(self, one: Sum, other: Sum) -> float:
-        """Of two sums."""
-        spread = self.spread
-        return sum(a * b * spread[i][j] for i, a in one for j, b in other)
+        """Of two sums. Asked for at every choice, so it is a plain loop."""
+        total = 0.0
+        for i, a in one:
+            row = self.spread[i]
+            for j, b in other:
+                total += a * b * row[j]
+        return total
 
     def update(self, terms: Sum, observed: float, noise: float) -> tuple[float, float]:
         """Learn from one observation.

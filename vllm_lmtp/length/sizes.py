@@ -15,8 +15,8 @@ class Weighed:
 
     tokens: a request and step, expected. seconds: of a step. error: standard error of the rate
     against that of the length in use, as a share of it. seconds_error: of how much longer a step
-    takes than one of the length in use. told: the part of that which a step of this length would
-    take away. hoped: tokens, in the kindest text.
+    takes than one of the length in use. told: of plain decoding, the part of that which a plain
+    step would take away. hoped: tokens, in the kindest text.
     """
 
     length: int
