@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_lmtp.eval.measurements.speed import Plan
+from vllm_lmtp.eval.pages.words import mixed
 from vllm_lmtp.eval.prompts.lengths import length_of_each, mixed_lengths
 
 
@@ -40,3 +41,8 @@ def test_results_of_before_there_were_mixed_answers_are_those_of_one_length() ->
 def test_all_answers_have_one_length_or_each_its_own() -> None:
     assert list(length_of_each(5, 3)) == [5, 5, 5]
     assert list(length_of_each([1, 2, 3], 3)) == [1, 2, 3]
+
+
+def test_pages_say_where_answers_are_mixed() -> None:
+    assert mixed({"rounds": 1}) == ""
+    assert mixed({"rounds": 1, "mixed": True}).startswith("Answers have from a third")
